@@ -1,0 +1,90 @@
+"""function-runtime: one process turns a folder of Python functions into a running, durable, event-driven system.
+
+All that functions and plugins need is here: `from runtime import …`. What needs the web server is imported
+when it is first asked for, so that a function file costs nothing it does not use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from runtime import cloudevents
+
+# what connectors implement and are given
+from runtime.contracts import Clock, Inlet, Sink, Source
+
+# what can go wrong
+from runtime.errors import (
+    ConfigError,
+    DataError,
+    Error,
+    Fault,
+    Full,
+    JournalError,
+    LoadError,
+    MalformedEvent,
+    NotRouted,
+    PartialFailure,
+    PluginError,
+    Reject,
+    ResultTimeout,
+    RunFailed,
+    Skip,
+    StepTimeout,
+    Stopping,
+)
+
+# what functions declare and are given
+from runtime.event import Event, Request
+from runtime.function import Context, function, resource
+from runtime.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from runtime.web import Problem, WebServer, problem_of, read_body, respond, respond_problem
+
+_WEB = ("Problem", "WebServer", "problem_of", "read_body", "respond", "respond_problem")
+
+__all__ = [
+    "Clock",
+    "ConfigError",
+    "Context",
+    "DataError",
+    "Error",
+    "Event",
+    "Fault",
+    "Full",
+    "Inlet",
+    "JournalError",
+    "LoadError",
+    "MalformedEvent",
+    "NotRouted",
+    "PartialFailure",
+    "PluginError",
+    "Problem",
+    "Reject",
+    "Request",
+    "ResultTimeout",
+    "RunFailed",
+    "Sink",
+    "Skip",
+    "Source",
+    "StepTimeout",
+    "Stopping",
+    "WebServer",
+    "cloudevents",
+    "function",
+    "hookimpl",
+    "problem_of",
+    "read_body",
+    "resource",
+    "respond",
+    "respond_problem",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WEB:
+        from runtime import web  # noqa: PLC0415 - the web server is heavy, and most files do not need it
+
+        return getattr(web, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

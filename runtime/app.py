@@ -1,0 +1,197 @@
+"""The one place that builds and wires everything: start, reload, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from runtime.clock import SystemClock
+from runtime.config import Settings, SourceSettings
+from runtime.contracts import Clock, Inlet, Source
+from runtime.engine import Engine
+from runtime.errors import ConfigError, Fault, JournalError
+from runtime.inlet import HostInlet
+from runtime.journal.memory import MemoryJournal
+from runtime.loading.generation import Generation, sink_specs
+from runtime.loading.loader import Loader
+from runtime.loading.watch import Watcher
+from runtime.plugins import load_plugins
+from runtime.records import RUNNING
+from runtime.supervisor import Supervisor
+
+log = logging.getLogger("runtime")
+
+CLOSING = 2.0  # seconds that sources get to close when everything else has stopped
+
+
+class App:
+    """A runtime in this process: plugins, functions, sources and sinks around one engine.
+
+    Raises:
+        ConfigError: a source or sink has options its plugin does not take, or no plugin offers it.
+    """
+
+    def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.clock = clock or SystemClock()
+        self.started = self.clock.time()
+        self.plugins = load_plugins(settings)
+        self.journal = MemoryJournal(self.clock, dedupe=settings.journal.dedupe)
+        self._changed = asyncio.Event()
+        self._journal_fault: Fault | None = None
+        self.engine = Engine(
+            self.journal,
+            self.clock,
+            settings.dispatch,
+            max_backlog=settings.journal.max_backlog,
+            ended=self._changed.set,
+            lost=self._on_lost,
+        )
+        self.loader = Loader(settings, self.clock, self._adopt)
+        self.watcher = Watcher([settings.functions_dir], self.loader.on_saved)
+        self._supervisors: list[Supervisor] = []
+        self._sources = self._build_plugins()
+
+    def _build_plugins(self) -> list[Source]:
+        """Give the engine its sinks, and return the sources; those whose plugin is broken are left out."""
+        faults: list[Fault] = []
+        sources: list[Source] = []
+        for spec in sink_specs(self.settings):
+            try:
+                sink = self.plugins.build_sink(spec.name, self.settings.sinks[spec.name])
+            except ConfigError as error:
+                faults += error.faults
+            else:
+                if sink is not None:
+                    self.engine.add_sink(spec, sink)
+        for name, settings in self.settings.sources.items():
+            try:
+                source = self.plugins.build_source(name, settings)
+            except ConfigError as error:
+                faults += error.faults
+            else:
+                sources += [source] if source is not None else []
+        if faults:
+            raise ConfigError(faults)
+        return sources
+
+    # --- start and stop -------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the journal, load the functions, start sinks and sources.
+
+        Raises:
+            LoadError: the functions folder does not make a generation.
+            JournalError: the journal cannot be opened.
+            OSError: a source cannot listen where it should.
+        """
+        await self.journal.open()
+        await self.loader.load()
+        await self.engine.start()
+        for source in self._sources:
+            self._supervisors.append(await self._supervise(source))
+        for supervisor in self._supervisors:
+            if type(supervisor.source).address is not Source.address:
+                await supervisor.open()  # an address that is taken is told at once, not tried again
+        for supervisor in self._supervisors:
+            supervisor.start()
+        self.watcher.start(asyncio.get_running_loop())
+
+    async def _supervise(self, source: Source) -> Supervisor:
+        settings = self.settings.sources[source.name]
+        cursor = await self.journal.cursor(source.name)
+        wait_for_end = source.acknowledges and not self.journal.persistent
+        inlet = HostInlet(source.name, settings, self.engine, cursor=cursor, wait_for_end=wait_for_end)
+        return Supervisor(source, settings.plugin, inlet, self.clock, self._changed.set)
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Stop the sources, give running steps `grace` seconds, record what there is, and let go.
+
+        Sources that are asked for results close when their callers have been answered.
+        """
+        self.watcher.stop()
+        await self.loader.stop()
+        closing = [asyncio.create_task(supervisor.stop()) for supervisor in self._supervisors]
+        await self.engine.stop(self.settings.runtime.grace if grace is None else grace)
+        if closing:
+            await asyncio.wait(closing, timeout=CLOSING)
+        await self.journal.close()
+
+    async def finished(self) -> None:
+        """Return when all finite sources have ended and nothing waits."""
+        while True:
+            self._changed.clear()
+            finite = [supervisor for supervisor in self._supervisors if supervisor.source.finite]
+            if all(supervisor.state == "ended" for supervisor in finite):
+                await self.engine.outcomes.settled()
+                if not (await self.journal.counts()).open:
+                    return
+            await self._changed.wait()
+
+    # --- what the parts tell --------------------------------------------------------------------------
+
+    def _adopt(self, generation: Generation) -> None:
+        self.engine.adopt(generation.graph, generation.number)
+
+    def _on_lost(self, error: JournalError) -> None:
+        self._journal_fault = Fault("journal", str(error))
+        log.critical("the journal has failed, nothing is recorded any more: %s", error)
+
+    # --- what others ask ------------------------------------------------------------------------------
+
+    @property
+    def generation(self) -> Generation:
+        """The generation on which runs start now."""
+        return self.loader.present
+
+    def addresses(self) -> list[tuple[str, str]]:
+        """Return where the sources listen, by name."""
+        found = [(source.name, source.address()) for source in self._sources]
+        return [(name, address) for name, address in found if address]
+
+    def faults(self) -> list[Fault]:
+        """Return what is wrong now: files, plugins, sources and sinks that fail."""
+        faults = [*self.loader.faults, *self.plugins.faults]
+        if self._journal_fault is not None:
+            faults.append(self._journal_fault)
+        faults += [Fault(f"sources.{s.source.name}", s.detail) for s in self._supervisors if s.state == "failing"]
+        faults += [Fault(f"sinks.{d.spec.name}", d.detail) for d in self.engine.deliveries if d.state == "failing"]
+        return faults
+
+    async def stats(self) -> dict[str, int | float]:
+        """Return the counts of the journal, with what runs and what waits for a retry."""
+        counts = await self.journal.counts()
+        live = list(self.engine.live().values())
+        running = live.count(RUNNING)
+        return {
+            "accepted": counts.accepted,
+            "queued": max(0, counts.open - len(live)),
+            "running": running,
+            "retrying": len(live) - running,
+            "done": counts.done,
+            "dead": counts.dead,
+            "discarded": counts.discarded,
+            "unrouted": counts.unrouted,
+            "duplicates": counts.duplicates,
+            "uptime": self.clock.time() - self.started,
+        }
+
+    def inlet(self, name: str) -> Inlet:
+        """Return an inlet for events that come by another way than a source."""
+        return HostInlet(name, SourceSettings(plugin=name), self.engine)
+
+    def sources(self) -> list[dict[str, Any]]:
+        """Return how each source stands."""
+        return [self._standing(s.source.name, s.plugin, s.state, s.detail, s.inlet.events) for s in self._supervisors]
+
+    def sinks(self) -> list[dict[str, Any]]:
+        """Return how each sink stands."""
+        return [
+            self._standing(d.spec.name, d.spec.plugin, d.state, d.detail, d.written) | {"waiting": d.waiting}
+            for d in self.engine.deliveries
+        ]
+
+    def _standing(self, name: str, plugin: str, state: str, detail: str, events: int) -> dict[str, Any]:
+        uptime = max(self.clock.time() - self.started, 1e-9)
+        return {"name": name, "plugin": plugin, "state": state, "detail": detail, "events": events, "rate": events / uptime}

@@ -1,0 +1,34 @@
+"""Checks a project without running it: config, plugins, functions and graph, with every fault at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from runtime import config
+from runtime.config import Settings
+from runtime.errors import ConfigError, Fault, LoadError
+from runtime.graph import Graph
+from runtime.loading import importer
+from runtime.loading.generation import make_graph
+from runtime.plugins import load_plugins
+
+
+def check(path: str | Path) -> tuple[Settings, Graph | None, list[Fault]]:
+    """Return the settings, the graph if the files make one, and every fault."""
+    settings, faults = config.read(path)
+    plugins = load_plugins(settings)
+    for name, source in settings.sources.items():
+        try:
+            plugins.build_source(name, source)
+        except ConfigError as error:
+            faults += error.faults
+    for name, sink in settings.sinks.items():
+        try:
+            plugins.build_sink(name, sink)
+        except ConfigError as error:
+            faults += error.faults
+    faults += plugins.faults
+    try:
+        return settings, make_graph(importer.load(settings.functions_dir), settings, 1), faults
+    except LoadError as error:
+        return settings, None, faults + error.faults

@@ -1,0 +1,269 @@
+"""The contracts between the runtime and its exchangeable parts: sources, sinks, journals, executors, clocks.
+
+Each says what is guaranteed and what is not. First-party connectors implement the same classes as
+anyone's, and every implementation passes the suite of its contract in `runtime.testing`.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+import msgspec
+
+from runtime import parameters
+from runtime.event import Event
+from runtime.records import Entry, Outcome, Status
+from runtime.specs import FunctionSpec
+
+
+class NoOptions(msgspec.Struct, forbid_unknown_fields=True):
+    """The options of a plugin that has none."""
+
+
+class Timer(Protocol):
+    """A call that is due later and can be taken back."""
+
+    def cancel(self) -> None:
+        """Take the call back; harmless when it has been made."""
+
+
+class Clock(Protocol):
+    """The time, injected so that tests need not sleep; all in seconds."""
+
+    def time(self) -> float:
+        """Return Unix time (UTC)."""
+
+    def monotonic(self) -> float:
+        """Return a time that never goes back."""
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Timer:
+        """Call `callback(*args)` on the loop after `delay` seconds."""
+
+    async def sleep(self, delay: float) -> None:
+        """Return after `delay` seconds."""
+
+
+class Inlet(Protocol):
+    """What a source is given to bring events in."""
+
+    @property
+    def cursor(self) -> Any:
+        """The last cursor recorded for this source (anything JSON can say), or None."""
+
+    async def put(self, events: Event | Sequence[Event], *, cursor: Any = None, wait: bool = True) -> None:
+        """Return when the journal has the events: only then acknowledge upstream.
+
+        Waits while the runtime is full; that is the backpressure. With `wait=False` it raises instead.
+        Empty ids and times of the events are filled in. An event whose source and id were accepted
+        within `dedupe` seconds joins the first. `cursor` is recorded with the last event, or alone when
+        `events` is empty.
+
+        Raises:
+            Full: `wait` is False and `max_backlog` events are waiting.
+            JournalError: the journal cannot be written; nothing was accepted.
+        """
+
+    async def call(self, event: Event, *, timeout: float | None = None, retries: int = 0) -> Any:  # noqa: ASYNC109 - a promise to the caller
+        """Accept the event, wait for its functions and return the result of the run.
+
+        The result is that of the one leaf, a dict by leaf name when there are several, or None. Failed
+        steps are tried `retries` more times: the caller is the retry policy. `timeout` is in seconds.
+
+        Raises:
+            NotRouted: no function handles the type (`removed`: any more); nothing was accepted.
+            DataError: the data fits no root function; nothing was accepted.
+            Full: `max_backlog` events are waiting; nothing was accepted.
+            RunFailed: a step failed; the event is a dead letter.
+            ResultTimeout: no result in time; the run goes on.
+            JournalError: the journal cannot be written; nothing was accepted.
+        """
+
+
+class Source(ABC):
+    """Brings events in. `acknowledges = True` makes `put` wait for the end of each event on a journal in memory.
+
+    `options` is an instance of the class's `Options`, `name` that of the table `[sources.NAME]`. A source that never
+    ends by itself sets `finite = False`: `run --once` does not wait for it.
+    """
+
+    Options: ClassVar[type[msgspec.Struct]] = NoOptions
+    acknowledges: ClassVar[bool] = False
+    finite: bool = True
+
+    def __init__(self, name: str, options: Any) -> None:
+        self.name = name
+        self.options = options
+        self.log = logging.getLogger(f"sources.{name}")
+
+    async def open(self) -> None:
+        """Connect; called once before `run`, and again after each time `run` has raised."""
+
+    @abstractmethod
+    async def run(self, inlet: Inlet) -> None:
+        """Bring events in until there are no more, or for ever.
+
+        Returning means that the source has ended. Raising means try again later: the host restarts it
+        after 1 s, doubling to 60 s, half of it random. Cancelled means stop.
+        """
+
+    async def close(self) -> None:
+        """Let go of what `open` took; called once after `run`, however that ended."""
+
+    def address(self) -> str | None:
+        """Return where the source listens, as text for people, or None when it does not."""
+        return None
+
+
+class Sink(ABC):
+    """Takes events out. `options` is an instance of the class's `Options`, `name` that of `[sinks.NAME]`."""
+
+    Options: ClassVar[type[msgspec.Struct]] = NoOptions
+
+    def __init__(self, name: str, options: Any) -> None:
+        self.name = name
+        self.options = options
+        self.log = logging.getLogger(f"sinks.{name}")
+
+    async def open(self) -> None:
+        """Connect; called once before the first `write`."""
+
+    @abstractmethod
+    async def write(self, events: list[Event]) -> None:
+        """Take the events, in order; return when they are safe.
+
+        Raises:
+            PartialFailure: only the events it names failed, and are tried again.
+            Reject: the events are refused for good, and not tried again.
+            Exception: any other; all the events are tried again.
+        """
+
+    async def close(self) -> None:
+        """Let go of what `open` took; called once after the last `write`."""
+
+
+class Call(parameters.Call, Protocol):
+    """One attempt of a step, as an executor sees it."""
+
+    function: FunctionSpec
+
+
+class Executor(Protocol):
+    """How a function is called: on the loop, in a thread, elsewhere."""
+
+    def __call__(self, call: Call) -> Awaitable[Any]:
+        """Bind the parameters and return the awaitable of one call; cancelling it abandons the call.
+
+        What a generator yields is emitted through the context of the call, and its result is None.
+
+        Raises:
+            DataError: data or a result does not fit the annotation of a parameter.
+        """
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True):
+    """Which entries to list: all conditions hold at once; `type` is a pattern, `before` a `seq` to go on below."""
+
+    status: tuple[Status, ...] = ()
+    type: str | None = None
+    function: str | None = None
+    error: str | None = None
+    before: int | None = None
+    limit: int = 100
+
+
+class Counts(msgspec.Struct, kw_only=True):
+    """How many entries there are by status; `open` ones are queued, running or retrying."""
+
+    open: int = 0
+    done: int = 0
+    dead: int = 0
+    discarded: int = 0
+    unrouted: int = 0
+    duplicates: int = 0
+
+    @property
+    def accepted(self) -> int:
+        """All events that were accepted and are still there."""
+        return self.open + self.done + self.dead + self.discarded + self.unrouted
+
+
+class Journal(ABC):
+    """Where events and the outcomes of their steps are recorded.
+
+    It knows no functions, and no order but its index: entries by `(rank, seq)` within a type. All calls
+    come from one loop; a journal that commits elsewhere groups the calls under way into one commit.
+    Records keep the order of the calls. `persistent` tells whether entries survive the process.
+    """
+
+    persistent: ClassVar[bool]
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Make ready.
+
+        Raises:
+            JournalError: it cannot be opened, is locked by another process, or damaged; it is left untouched.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Write what is under way and let go."""
+
+    @abstractmethod
+    async def append(self, entries: Sequence[Entry], *, cursor: tuple[str, Any] | None = None) -> list[Entry]:
+        """Accept entries, all or none, and return when they are safe.
+
+        Gives each its `seq`, and an event without an id its uid as id. The answer has one entry for each
+        of `entries`: the same object when it is new, the first one when an entry of the same source and
+        id has not ended or was accepted within `dedupe` seconds (only entries with `looked_up`). `cursor`,
+        the name of a source and where it goes on, is recorded in the same step.
+
+        Raises:
+            JournalError: nothing was accepted.
+        """
+
+    @abstractmethod
+    async def record(self, outcomes: Sequence[Outcome]) -> None:
+        """Record outcomes in order, all or none, and return when they are safe.
+
+        Emitted entries get their `seq` and are accepted by the same record; one whose source and id were
+        accepted before keeps `seq` 0 and is dropped. The steps of an entry are those recorded last by name.
+
+        Raises:
+            JournalError: nothing was recorded.
+        """
+
+    @abstractmethod
+    async def read(self, type: str, *, after: tuple[float, int] | None = None, limit: int = 1000) -> list[Entry]:
+        """Return waiting (queued or retrying) entries of a type in order, behind `after`."""
+
+    @abstractmethod
+    async def lanes(self) -> Mapping[str, int]:
+        """Return the number of waiting entries by type."""
+
+    @abstractmethod
+    async def find(self, id: str) -> list[Entry]:
+        """Return the entries with this uid or event id, the newest first; empty when there are none."""
+
+    @abstractmethod
+    async def query(self, query: Query) -> list[Entry]:
+        """Return the entries a query asks for, the newest first."""
+
+    @abstractmethod
+    async def effects(self, seq: int) -> list[Entry]:
+        """Return the entries that the entry `seq` emitted, in order."""
+
+    @abstractmethod
+    async def counts(self) -> Counts:
+        """Return how many entries there are by status."""
+
+    @abstractmethod
+    async def state(self, function: str, key: str | None) -> dict[str, Any]:
+        """Return a copy of the mapping recorded last for a function and key; empty when there is none."""
+
+    @abstractmethod
+    async def cursor(self, source: str) -> Any:
+        """Return the cursor recorded last for a source, or None."""

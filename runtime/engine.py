@@ -1,0 +1,168 @@
+"""The flow, wired: journal, intake, dispatch, workers, outcomes and deliveries as one part.
+
+What stands around it (sources, loading, the admin API) belongs to the app; the engine runs a graph on a
+journal and a clock, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from runtime.config import DispatchSettings
+from runtime.contracts import Clock, Executor, Journal, Sink
+from runtime.errors import JournalError
+from runtime.executors.loop import call_on_loop
+from runtime.executors.thread import Threads
+from runtime.flow.delivery import Delivery
+from runtime.flow.dispatch import Dispatch
+from runtime.flow.intake import Intake
+from runtime.flow.lanes import Ranking
+from runtime.flow.outcomes import Outcomes
+from runtime.flow.router import Router
+from runtime.graph import Graph
+from runtime.records import QUEUED, RETRYING, RUNNING, Entry, Outcome, Status
+from runtime.specs import SinkSpec
+from runtime.worker import Pool
+
+DEFAULT_SETTINGS = DispatchSettings()
+
+
+class Engine:
+    """Runs events through a graph; `ended` is called after each batch of outcomes, `lost` when the journal has failed."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        clock: Clock,
+        settings: DispatchSettings = DEFAULT_SETTINGS,
+        *,
+        max_backlog: int = 10_000_000,
+        ended: Callable[[], None] = lambda: None,
+        lost: Callable[[JournalError], None] = lambda _: None,
+    ) -> None:
+        self.journal = journal
+        self.clock = clock
+        ranking = Ranking(settings.order, settings.aging)
+        deliveries: dict[str, Callable[[Entry], None]] = {}
+        self.dispatch = Dispatch(
+            clock,
+            ranking,
+            in_flight=settings.in_flight,
+            wake=lambda: self.pool.wake(),  # noqa: PLW0108 - the stages form a circle; this one is made later
+            room=lambda: self.intake.make_room(),  # noqa: PLW0108
+        )
+        self.outcomes = Outcomes(
+            journal,
+            clock,
+            admit=lambda entry: self.router.admit(entry),  # noqa: PLW0108
+            release=self.dispatch.release,
+            recorded=self.dispatch.recorded,
+            ended=ended,
+            lost=lost,
+        )
+        self.router = Router(
+            clock,
+            dispatch=self.dispatch.push,
+            deliveries=deliveries,
+            expect=self.outcomes.expect,
+            change=self.outcomes.change,
+        )
+        self.intake = Intake(
+            journal,
+            clock,
+            status_of=self.router.status_of,
+            rank_of=ranking.rank,
+            admit=self.router.admit,
+            waiting=lambda: self.dispatch.waiting,
+            max_backlog=max_backlog,
+        )
+        self.threads = Threads()
+        executors: dict[str, Executor] = {"loop": call_on_loop, "thread": self.threads.call}
+        self.pool = Pool(self.dispatch, self.outcomes, self.intake, journal, clock, executors, max_hops=settings.max_hops)
+        self.deliveries: list[Delivery] = []
+        self._pushes = deliveries
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def add_sink(self, spec: SinkSpec, sink: Sink) -> None:
+        """Deliver events to a sink, before the engine is started."""
+        delivery = Delivery(spec, sink, self.clock, self.outcomes.delivered)
+        self.deliveries.append(delivery)
+        self._pushes[spec.name] = delivery.push
+
+    def adopt(self, graph: Graph, generation: int) -> None:
+        """Start runs on this graph from now on."""
+        self.router.adopt(graph)
+        self.dispatch.adopt(graph, generation)
+
+    async def start(self) -> None:
+        """Begin to record and deliver, and take up what waits in the journal.
+
+        Raises:
+            JournalError: the journal cannot be read.
+        """
+        self._tasks.append(asyncio.create_task(self.outcomes.run(), name="outcomes"))
+        self._tasks += [asyncio.create_task(delivery.open(), name=f"sink {delivery.spec.name}") for delivery in self.deliveries]
+        for type in await self.journal.lanes():
+            after: tuple[float, int] | None = None
+            while entries := await self.journal.read(type, after=after):
+                after = entries[-1].order
+                for entry in entries:
+                    self.router.admit(entry)
+
+    async def stop(self, grace: float) -> None:
+        """Give what executes `grace` seconds to end, record it, and answer those who still wait for a result."""
+        await asyncio.gather(self.pool.stop(grace), *(delivery.close(grace) for delivery in self.deliveries))
+        if self._tasks and not self._tasks[0].done():
+            await self.outcomes.settled()
+        self.outcomes.refuse_callers()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.threads.close()
+
+    async def redrive(self, entry: Entry, *, retries: int | None = None) -> bool:
+        """Make a dead or unrouted entry wait again; return whether it does. `retries` is as in `Entry`.
+
+        Raises:
+            JournalError: the journal cannot be written.
+        """
+        outcome = self.router.redrive(entry)
+        if outcome is None:
+            return False
+        entry.retries = retries
+        await self.journal.record([outcome])
+        self.router.admit(entry)
+        return True
+
+    async def end(self, entry: Entry, status: Status) -> None:
+        """Record the end of an entry that nothing is to be done for any more.
+
+        Raises:
+            JournalError: the journal cannot be written.
+        """
+        await self.journal.record([Outcome(entry=entry, status=status, at=self.clock.time())])
+
+    def live(self) -> dict[int, Status]:
+        """Return how the entries stand that have started and not ended, by `seq`: `running` or `retrying`.
+
+        An entry is `running` while anything of it executes or can, `retrying` while all that is left of it
+        waits for its next attempt.
+        """
+        standing: dict[int, Status] = dict.fromkeys(self.outcomes.begun(), RUNNING)
+        parts = [{seq: run.status for seq, run in self.dispatch.runs.items()}]
+        parts += [delivery.live() for delivery in self.deliveries]
+        told: dict[int, Status] = {}
+        for part in parts:
+            for seq, status in part.items():
+                told[seq] = status if told.get(seq, status) == status else RUNNING
+        standing.update(told)
+        return standing
+
+    def reason(self, entry: Entry) -> str:
+        """Return why an entry waits or ended as it did; empty when there is nothing to say."""
+        if entry.status in (QUEUED, RETRYING) and not entry.reason:
+            plan = self.router.plan(entry.event.type)
+            if not plan.functions and self.router.was_handled(entry.event.type):
+                return "no function"
+        return entry.reason

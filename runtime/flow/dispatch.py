@@ -1,0 +1,351 @@
+"""Dispatch: which waiting event or step goes next. It alone owns order, keys and limits.
+
+Waiting events stand in *lanes*, one for each event type and level of priority, so that all of a lane trigger
+the same plan: when the plan's functions are at their limits the whole lane steps aside at once, whatever its
+length, and nothing is ever scanned. Within a lane events come almost sorted, so it is a deque with a small
+heap beside it for those that come late (retried, redriven, due). A heap over the lanes' heads finds the next
+event over all types.
+
+The order is `(rank, seq)`: FIFO has rank 0; strict priority -priority; priority with aging the time of
+acceptance (or `due`) minus `priority * aging`, which never changes, so nothing is ever sorted again.
+
+A *gate* stands before each function: it counts attempts, keeps the rate, and holds the steps of started runs
+that wait for it, in order. A lane starts an event while the gate of one of its root functions is open and
+none of its functions has `FLOOD` runs waiting.
+
+Of the events that share a key only the first stands in a lane; the others wait behind it in the key's own
+queue. An event that overtakes leaves the overtaken one behind in its lane, where it is passed over.
+
+Rejected: one heap of all events (twice the cost of deques, and blocked functions would have to be skipped one
+event at a time); a queue for each function (an event that triggers two functions would stand in both).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from runtime.contracts import Clock
+from runtime.flow.lanes import Gate, KeyQueue, Lane, Ranking
+from runtime.flow.run import Attempt, Run
+from runtime.graph import Graph
+from runtime.records import Entry
+from runtime.specs import FunctionSpec
+
+FLOOD = 10_000  # runs that may wait for one function before no further event is started that needs it
+
+MANY_LANES = 10_000  # when there are more, those that are empty are dropped
+
+
+class Dispatch:
+    """Holds the waiting events and hands out the next attempt; see the essay above.
+
+    `wake` is called when there may be something to take, `room` when an event has started; `in_flight` is how
+    many runs may execute at once.
+    `waiting` counts the events that have not started, `runs` holds those that have and whose functions have not
+    ended, by `seq`.
+    """
+
+    def __init__(self, clock: Clock, ranking: Ranking, *, in_flight: int, wake: Callable[[], None], room: Callable[[], None]) -> None:
+        self._clock = clock
+        self._ranking = ranking
+        self._in_flight = in_flight
+        self._wake = wake
+        self._room = room
+        self._graph: Graph | None = None
+        self.generation = 0
+        self._lanes: dict[tuple[str, int], Lane] = {}
+        self._heads: list[tuple[float, int, Lane]] = []
+        self._gates: dict[str, Gate] = {}
+        self._keys: dict[str, KeyQueue] = {}
+        self._ready: deque[tuple[Run, int]] = deque()
+        self.waiting = 0  # events that have not started, wherever they stand
+        self.executing = 0
+        self.runs: dict[int, Run] = {}
+
+    def adopt(self, graph: Graph, generation: int) -> None:
+        """Run the events that start from now on with a new generation."""
+        self._graph = graph
+        self.generation = generation
+        for name, gate in list(self._gates.items()):
+            function = graph.by_name.get(name)
+            if function is not None:
+                gate.adopt(function)
+            elif not gate.running and not gate.waiting:
+                del self._gates[name]
+        self._heads.clear()
+        for lane in self._lanes.values():
+            lane.blocked = False
+            lane.plan = None
+            self._offer(lane)
+        for gate in self._gates.values():
+            gate.blocked.clear()
+            self._admit_waiting(gate)
+        self._wake()
+
+    # --- events come in -------------------------------------------------------------------------------
+
+    def push(self, entry: Entry) -> None:
+        """Take a waiting event; one that is not due yet waits for its time first."""
+        self.waiting += 1
+        if entry.due:
+            wait = entry.due - self._clock.time()
+            if wait > 0:
+                self._clock.call_later(wait, self._push, entry)
+                return
+        self._push(entry)
+
+    def _push(self, entry: Entry) -> None:
+        key = entry.event.key
+        if key is not None and not self._claim(key, entry):
+            return
+        self._enter(entry)
+        self._wake()
+
+    def _claim(self, key: str, entry: Entry) -> bool:
+        """Return whether the entry stands first for its key; otherwise it waits behind the holder."""
+        queue = self._keys.get(key)
+        if queue is None:
+            self._keys[key] = KeyQueue(entry)
+            return True
+        if queue.started or queue.holder.order < entry.order:
+            heapq.heappush(queue.waiting, (entry.rank, entry.seq, entry))
+            return False
+        heapq.heappush(queue.waiting, (queue.holder.rank, queue.holder.seq, queue.holder))
+        queue.holder = entry
+        return True
+
+    def _enter(self, entry: Entry) -> None:
+        place = (entry.event.type, self._ranking.level(entry))
+        lane = self._lanes.get(place)
+        if lane is None:
+            if len(self._lanes) >= MANY_LANES:
+                self._lanes = {place: lane for place, lane in self._lanes.items() if lane}
+            lane = self._lanes[place] = Lane(entry.event.type)
+        lane.add(entry)
+        if not lane.blocked and lane.head() is entry:
+            heapq.heappush(self._heads, (entry.rank, entry.seq, lane))
+
+    def release(self, entry: Entry) -> None:
+        """Let the next event of the entry's key go, once its functions have ended and that is recorded."""
+        key = entry.event.key
+        if key is None:
+            return
+        queue = self._keys.get(key)
+        if queue is None or queue.holder is not entry:
+            return
+        if not queue.waiting:
+            del self._keys[key]
+            return
+        queue.holder = heapq.heappop(queue.waiting)[2]
+        queue.started = False
+        self._enter(queue.holder)
+        self._wake()
+
+    # --- attempts go out ------------------------------------------------------------------------------
+
+    def take(self) -> Attempt | None:
+        """Return the next attempt, which counts as executing from now on, or None when nothing can start."""
+        while self._ready:
+            run, index = self._ready[0]
+            if self.executing >= self._in_flight and not run.executing:
+                return None
+            self._ready.popleft()
+            attempt = self._begin(run, index)
+            if attempt is not None:
+                return attempt
+        while self._heads and self.executing < self._in_flight:
+            rank, seq, lane = self._heads[0]
+            head = lane.head()
+            if lane.blocked or head is None or head.seq != seq or head.rank != rank:
+                heapq.heappop(self._heads)  # the lane has another head by now, which has its own place here
+                continue
+            if not self._startable(lane):
+                heapq.heappop(self._heads)
+                continue
+            entry = lane.pop()
+            following = lane.head()
+            if following is not None:
+                heapq.heapreplace(self._heads, (following.rank, following.seq, lane))
+            else:
+                heapq.heappop(self._heads)
+            attempt = self._start(entry, lane)
+            if attempt is not None:
+                return attempt
+        return None
+
+    def has_work(self) -> bool:
+        """Return whether `take` is worth a try."""
+        if self.executing < self._in_flight:
+            return bool(self._ready or self._heads)
+        return bool(self._ready) and bool(self._ready[0][0].executing)
+
+    def _startable(self, lane: Lane) -> bool:
+        """Return whether the lane's plan can start now; otherwise the lane steps aside until it can."""
+        plan = lane.plan
+        if plan is None:
+            assert self._graph is not None
+            plan = lane.plan = self._graph.plan(lane.type)
+            lane.gates = tuple(self._gate(function) for function in plan.functions)
+            lane.roots = tuple(lane.gates[root] for root in plan.roots)
+        for gate in lane.gates:
+            if len(gate.waiting) >= FLOOD:
+                self._block(lane, (gate,))
+                self._pass_on(lane)
+                return False
+        now = self._clock.monotonic() if any(gate.interval for gate in lane.roots) else 0.0
+        for gate in lane.roots:
+            if not gate.waiting and gate.is_open(now):
+                return True
+        self._block(lane, lane.roots)  # without functions it waits here for a generation that has some
+        return False
+
+    def _block(self, lane: Lane, gates: Iterable[Gate]) -> None:
+        head = lane.head()
+        assert head is not None
+        lane.blocked = True
+        for gate in gates:
+            heapq.heappush(gate.blocked, (head.rank, head.seq, lane))
+            self._time(gate)
+
+    def _start(self, entry: Entry, lane: Lane) -> Attempt | None:
+        """Start the run of an entry; its further roots become ready steps."""
+        self._pass_on(lane)
+        key = entry.event.key
+        if key is not None:
+            queue = self._keys.get(key)
+            if queue is None or queue.holder is not entry or queue.started:
+                return None  # it was overtaken, and has gone or will go from the key's queue
+            queue.started = True
+        assert lane.plan is not None
+        self.waiting -= 1
+        self._room()
+        run = Run(entry, lane.plan, self.generation)
+        self.runs[entry.seq] = run
+        steps = run.start()
+        first: Attempt | None = None
+        now = self._clock.time() if entry.steps else 0.0
+        for index in steps:
+            due = run.due(index)
+            if due > now:
+                self.retry(run, index, due - now)
+            elif first is None:
+                first = self._begin(run, index)
+            else:
+                self._ready.append((run, index))
+        return first
+
+    def _pass_on(self, lane: Lane) -> None:
+        """Let the next lane that waits for the same functions try, too."""
+        for gate in lane.roots:
+            if gate.blocked:
+                self._unblock(gate)
+
+    def _begin(self, run: Run, index: int) -> Attempt | None:
+        """Begin an attempt when the function's gate is open; otherwise the step waits before it."""
+        function = run.plan.functions[index]
+        gate = self._gate(function)
+        now = self._clock.monotonic() if gate.interval else 0.0
+        stateful = function.parameters.takes_state and run.entry.event.key is None
+        if not gate.is_open(now) or (stateful and gate.stateful):
+            heapq.heappush(gate.waiting, (run.entry.rank, run.entry.seq, index, run))
+            self._time(gate)
+            return None
+        if gate.interval:
+            gate.next = max(now, gate.next) + gate.interval
+        gate.running += 1
+        gate.stateful = gate.stateful or stateful
+        if not run.executing:
+            self.executing += 1
+        run.executing += 1
+        return Attempt(run, index, run.attempts(index) + 1, self._clock.time())
+
+    def _gate(self, function: FunctionSpec) -> Gate:
+        gate = self._gates.get(function.name)
+        if gate is None:
+            gate = self._gates[function.name] = Gate(function)
+        return gate
+
+    # --- attempts come back ---------------------------------------------------------------------------
+
+    def ended(self, attempt: Attempt) -> None:
+        """Take back the place of an attempt that has ended."""
+        run = attempt.run
+        run.executing -= 1
+        if not run.executing:
+            self.executing -= 1
+        gate = self._gates[attempt.function.name]
+        gate.running -= 1
+        if gate.waiting or gate.blocked:
+            self._admit_waiting(gate)
+
+    def recorded(self, attempt: Attempt) -> None:
+        """Let the next attempt without a key of a function with state go: this one's is recorded."""
+        if attempt.event.key is None:
+            gate = self._gates[attempt.function.name]
+            gate.stateful = False
+            self._admit_waiting(gate)
+
+    def ready(self, run: Run, index: int) -> None:
+        """Take a step whose predecessors have ended."""
+        self._ready.append((run, index))
+
+    def retry(self, run: Run, index: int, delay: float) -> None:
+        """Take a step that is to be tried again `delay` seconds from now."""
+        run.retrying += 1
+        self._clock.call_later(delay, self._retry_due, run, index)
+
+    def _retry_due(self, run: Run, index: int) -> None:
+        run.retrying -= 1
+        self._ready.append((run, index))
+        self._wake()
+
+    def forget(self, run: Run) -> None:
+        """Forget a run whose functions have all ended."""
+        self.runs.pop(run.entry.seq, None)
+
+    # --- gates ----------------------------------------------------------------------------------------
+
+    def _admit_waiting(self, gate: Gate) -> None:
+        """Let steps, then lanes, through a gate that may have opened."""
+        free = gate.limit - gate.running
+        while gate.waiting and free > 0:
+            _, _, index, run = heapq.heappop(gate.waiting)
+            self._ready.append((run, index))
+            free -= 1
+            if gate.interval:
+                break
+        if gate.blocked and (free > 0 or len(gate.waiting) < FLOOD):
+            self._unblock(gate)
+        self._wake()
+
+    def _unblock(self, gate: Gate) -> None:
+        """Let the best lane that waits for a gate try again; it lets the next one try when it has started."""
+        while gate.blocked:
+            _, _, lane = heapq.heappop(gate.blocked)
+            if lane.blocked:
+                lane.blocked = False
+                self._offer(lane)
+                if lane:
+                    return
+
+    def _offer(self, lane: Lane) -> None:
+        head = lane.head()
+        if head is not None:
+            heapq.heappush(self._heads, (head.rank, head.seq, lane))
+
+    def _time(self, gate: Gate) -> None:
+        """See to it that a gate closed by its rate opens in time."""
+        if gate.timed or not gate.interval:
+            return
+        wait = gate.next - self._clock.monotonic()
+        if wait > 0:
+            gate.timed = True
+            self._clock.call_later(wait, self._rate_due, gate)
+
+    def _rate_due(self, gate: Gate) -> None:
+        gate.timed = False
+        self._admit_waiting(gate)
+        if gate.waiting or gate.blocked:
+            self._time(gate)

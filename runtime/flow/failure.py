@@ -1,0 +1,31 @@
+"""What a failure means: its record, whether it is for good, and how long to wait before the next attempt."""
+
+from __future__ import annotations
+
+import random
+import traceback
+
+from runtime.errors import DataError, HopLimit, Reject
+from runtime.records import StepError
+from runtime.specs import StepSpec
+
+
+def backoff(spec: StepSpec, attempt: int) -> float:
+    """Return the seconds to wait after a failed `attempt` (from 1): exponential, half fixed and half random."""
+    return jittered(min(spec.backoff * 2 ** min(attempt - 1, 60), spec.backoff_max))
+
+
+def jittered(delay: float) -> float:
+    """Return a delay of which half is random, so that what failed together does not come back together."""
+    return delay / 2 + random.random() * delay / 2  # noqa: S311 - no secret
+
+
+def is_permanent(error: BaseException) -> bool:
+    """Return whether another attempt is pointless."""
+    return isinstance(error, Reject | DataError | HopLimit)
+
+
+def error_of(error: BaseException) -> StepError:
+    """Return the record of an exception, with its traceback as text so that no frame is kept."""
+    status = error.status if isinstance(error, Reject) else 500
+    return StepError(type(error).__name__, str(error), "".join(traceback.format_exception(error)), status)

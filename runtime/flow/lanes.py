@@ -1,0 +1,108 @@
+"""What dispatch is made of: ranks, lanes of waiting events, gates before functions, queues of keys."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+
+from runtime.event import DEFAULT_PRIORITY
+from runtime.flow.run import Run
+from runtime.graph import Plan
+from runtime.records import Entry
+from runtime.specs import FunctionSpec
+
+
+class Ranking:
+    """Computes ranks: FIFO, strict priority (`aging` 0), or priority that ages (`aging` seconds a level)."""
+
+    def __init__(self, order: str = "fifo", aging: float = 30.0) -> None:
+        self.fifo = order == "fifo"
+        self.aging = aging
+
+    def rank(self, priority: int | None, at: float) -> float:
+        """Return the rank of an event of `priority` that was accepted or is due `at` (Unix time)."""
+        if self.fifo:
+            return 0.0
+        level = DEFAULT_PRIORITY if priority is None else priority
+        return at - level * self.aging if self.aging else float(-level)
+
+    def level(self, entry: Entry) -> int:
+        """Return the lane an entry belongs to: entries of one level come nearly in order."""
+        if self.fifo or entry.event.priority is None:
+            return DEFAULT_PRIORITY
+        return entry.event.priority
+
+
+class Gate:
+    """The limits of one function; lives on over generations, so that counts carry over."""
+
+    __slots__ = ("blocked", "function", "interval", "limit", "next", "running", "stateful", "timed", "waiting")
+
+    def __init__(self, function: FunctionSpec) -> None:
+        self.running = 0
+        self.next = 0.0
+        self.timed = False
+        self.stateful = False  # an attempt without a key that changes the function's state is not recorded yet
+        self.waiting: list[tuple[float, int, int, Run]] = []
+        self.blocked: list[tuple[float, int, Lane]] = []
+        self.adopt(function)
+
+    def adopt(self, function: FunctionSpec) -> None:
+        """Take the limits of a new generation of the function."""
+        self.function = function
+        self.limit = function.concurrency
+        self.interval = 1 / function.rate if function.rate else 0.0
+
+    def is_open(self, now: float) -> bool:
+        """Return whether an attempt may start at `now` (monotonic)."""
+        return self.running < self.limit and not (self.interval and now < self.next)
+
+
+class Lane:
+    """The waiting events of one type and level, in order."""
+
+    __slots__ = ("blocked", "gates", "items", "late", "plan", "roots", "type")
+
+    def __init__(self, type: str) -> None:
+        self.type = type
+        self.items: deque[Entry] = deque()
+        self.late: list[tuple[float, int, Entry]] = []
+        self.blocked = False
+        self.plan: Plan | None = None
+        self.gates: tuple[Gate, ...] = ()
+        self.roots: tuple[Gate, ...] = ()
+
+    def add(self, entry: Entry) -> None:
+        """Take an entry to its place in the order."""
+        items = self.items
+        if items and (entry.rank, entry.seq) < (items[-1].rank, items[-1].seq):
+            heapq.heappush(self.late, (entry.rank, entry.seq, entry))
+        else:
+            items.append(entry)
+
+    def head(self) -> Entry | None:
+        """Return the first entry, or None when the lane is empty."""
+        if not self.late:
+            return self.items[0] if self.items else None
+        late = self.late[0][2]
+        return self.items[0] if self.items and self.items[0].order < late.order else late
+
+    def pop(self) -> Entry:
+        """Remove and return the first entry."""
+        if not self.late or (self.items and self.items[0].order < self.late[0][2].order):
+            return self.items.popleft()
+        return heapq.heappop(self.late)[2]
+
+    def __len__(self) -> int:
+        return len(self.items) + len(self.late)
+
+
+class KeyQueue:
+    """The events that share a key: the holder stands in a lane or runs, the others wait here."""
+
+    __slots__ = ("holder", "started", "waiting")
+
+    def __init__(self, holder: Entry) -> None:
+        self.holder = holder
+        self.started = False
+        self.waiting: list[tuple[float, int, Entry]] = []

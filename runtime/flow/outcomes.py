@@ -1,0 +1,218 @@
+"""Outcomes: the one place that records what happened, and then lets go what waited for the record.
+
+Outcomes gather while the last batch is being recorded, so that one record takes all there is: one at rest,
+thousands under load. Everything that others may see happens after the record: emitted events are admitted,
+callers get their result, the key and the place in the backlog are free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from runtime.contracts import Clock, Journal
+from runtime.errors import JournalError, RunFailed, Stopping
+from runtime.flow.run import Attempt, Run, reply
+from runtime.graph import Plan
+from runtime.records import DEAD, DONE, ENDED, Entry, Outcome, Status
+
+MANY = 10_000  # outcomes that may wait for their record before workers have to
+
+
+class Noted(msgspec.Struct):
+    """An outcome on its way, with the run it ends and the attempt whose state it records, if any."""
+
+    outcome: Outcome
+    ended: Run | None = None
+    attempt: Attempt | None = None
+
+
+class Parts(msgspec.Struct):
+    """How many things have to end before an event does, how many have, and how many of those failed."""
+
+    left: int
+    ended: int = 0
+    failed: int = 0
+
+
+class Outcomes:
+    """Records outcomes in order and in batches; see above.
+
+    `admit` takes each emitted entry, `release` each entry whose functions have ended, `recorded` each attempt
+    of a function with state, `lost` is called when the journal has failed.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        clock: Clock,
+        *,
+        admit: Callable[[Entry], None],
+        release: Callable[[Entry], None],
+        recorded: Callable[[Attempt], None],
+        ended: Callable[[], None],
+        lost: Callable[[JournalError], None],
+    ) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._admit = admit
+        self._release = release
+        self._recorded = recorded
+        self._ended = ended
+        self._lost = lost
+        self._pending: list[Noted] = []
+        self._awake = asyncio.Event()
+        self._calm = asyncio.Event()
+        self._calm.set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._parts: dict[int, Parts] = {}
+        self._ends: dict[int, asyncio.Future[None]] = {}
+        self._callers: dict[int, tuple[Entry, list[asyncio.Future[object]]]] = {}
+
+    # --- what ends an event ---------------------------------------------------------------------------
+
+    def expect(self, entry: Entry, parts: int) -> None:
+        """Say that the event ends when `parts` things have: its run, and each delivery to a sink."""
+        if parts > 1:
+            self._parts[entry.seq] = Parts(parts)
+
+    def begun(self) -> list[int]:
+        """Return the entries of which something has ended and something has not."""
+        return [seq for seq, parts in self._parts.items() if parts.ended]
+
+    def _end_part(self, entry: Entry, *, failed: bool) -> Status | None:
+        """Return the status of the event when its last part ends now, else None."""
+        parts = self._parts.get(entry.seq)
+        if parts is None:
+            return DEAD if failed else DONE
+        parts.left -= 1
+        parts.ended += 1
+        parts.failed += failed
+        if parts.left:
+            return None
+        del self._parts[entry.seq]
+        return DEAD if parts.failed else DONE
+
+    # --- outcomes come in -----------------------------------------------------------------------------
+
+    def add(self, outcome: Outcome, *, run: Run | None = None, attempt: Attempt | None = None) -> None:
+        """Take an outcome of a run; `run` when its functions have ended by it, `attempt` when it records state."""
+        if run is not None:
+            failed = any(step.status == "failed" for step in run.steps.values())
+            self._finish(outcome, failed=failed)
+        self._note(Noted(outcome, run, attempt))
+
+    def delivered(self, outcome: Outcome, *, ended: bool, failed: bool = False) -> None:
+        """Take an outcome of a delivery to a sink; `ended` when there will be no further attempt."""
+        if ended:
+            self._finish(outcome, failed=failed)
+        self._note(Noted(outcome))
+
+    def change(self, outcome: Outcome) -> None:
+        """Take a change of status that no step has caused."""
+        self._note(Noted(outcome))
+
+    def _finish(self, outcome: Outcome, *, failed: bool) -> None:
+        outcome.status = self._end_part(outcome.entry, failed=failed)
+        outcome.at = self._clock.time()
+
+    def _note(self, noted: Noted) -> None:
+        self._pending.append(noted)
+        if len(self._pending) >= MANY:
+            self._calm.clear()
+        if self._idle.is_set():
+            self._idle.clear()
+            self._awake.set()
+
+    async def room(self) -> None:
+        """Return when the journal keeps up."""
+        await self._calm.wait()
+
+    @property
+    def crowded(self) -> bool:
+        """Whether workers should wait for `room`."""
+        return not self._calm.is_set()
+
+    async def settled(self) -> None:
+        """Return when everything that came in is recorded."""
+        await self._idle.wait()
+
+    # --- and are recorded -----------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Record what comes in, until cancelled."""
+        while True:
+            await self._awake.wait()
+            self._awake.clear()
+            while self._pending:
+                batch, self._pending = self._pending, []
+                self._calm.set()
+                try:
+                    await self._journal.record([noted.outcome for noted in batch])
+                except JournalError as error:
+                    self._lost(error)
+                    return
+                for noted in batch:
+                    self._let_go(noted)
+                self._ended()
+            self._idle.set()
+
+    def _let_go(self, noted: Noted) -> None:
+        for entry in noted.outcome.emitted:
+            if entry.seq:
+                self._admit(entry)
+        if self._ends and noted.outcome.status in ENDED:
+            end = self._ends.pop(noted.outcome.entry.seq, None)
+            if end is not None and not end.done():
+                end.set_result(None)
+        if noted.attempt is not None:
+            self._recorded(noted.attempt)
+        run = noted.ended
+        if run is not None:
+            for future in self._callers.pop(run.entry.seq, (None, ()))[1]:
+                answer(future, run.entry, run.plan, run)
+            self._release(run.entry)
+
+    # --- callers --------------------------------------------------------------------------------------
+
+    def wait_for(self, entry: Entry) -> asyncio.Future[object]:
+        """Return a future of the result of the run of an entry, set when that is recorded."""
+        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self._callers.setdefault(entry.seq, (entry, []))[1].append(future)
+        return future
+
+    async def all_ended(self, entries: Iterable[Entry]) -> None:
+        """Return when all the entries have ended, functions and sinks."""
+        loop = asyncio.get_running_loop()
+        for entry in entries:
+            if entry.status not in ENDED:
+                await self._ends.setdefault(entry.seq, loop.create_future())
+
+    def give_up(self, entry: Entry, future: asyncio.Future[object]) -> None:
+        """Forget a caller that waits no longer."""
+        _, waiting = self._callers.get(entry.seq, (entry, []))
+        if future in waiting:
+            waiting.remove(future)
+            if not waiting:
+                del self._callers[entry.seq]
+
+    def refuse_callers(self) -> None:
+        """Tell all who wait for a result that it will not come from this process."""
+        for entry, waiting in self._callers.values():
+            for future in waiting:
+                if not future.done():
+                    future.set_exception(Stopping(entry.event.id))
+        self._callers.clear()
+
+
+def answer(future: asyncio.Future[object], entry: Entry, plan: Plan, run: Run) -> None:
+    """Give a caller the result of a run, or its failure."""
+    if future.done():
+        return
+    try:
+        future.set_result(reply(entry, plan, run.steps))
+    except RunFailed as failure:
+        future.set_exception(failure)

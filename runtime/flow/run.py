@@ -1,0 +1,200 @@
+"""A run: one event going through the functions of its plan, as a state machine; and its attempts.
+
+It decides which steps are ready, and what a result, a skip or a failure means for the steps after it. It
+knows no time, no limits and no journal: it takes what happened to an attempt and answers with steps to
+record and steps to start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from runtime.contracts import Timer
+from runtime.errors import RunFailed
+from runtime.event import Event
+from runtime.function import Context
+from runtime.graph import Plan
+from runtime.records import DONE, FAILED, PENDING, RETRYING, RUNNING, SKIPPED, Entry, Status, Step, StepError
+from runtime.specs import FunctionSpec
+
+
+class Run:
+    """One event on its way; `generation` is the number of the functions it runs on."""
+
+    __slots__ = ("attempted", "entry", "executing", "generation", "missing", "open", "plan", "results", "retrying", "steps")
+
+    def __init__(self, entry: Entry, plan: Plan, generation: int) -> None:
+        self.entry = entry
+        self.plan = plan
+        self.generation = generation
+        self.steps: dict[str, Step] = {}
+        self.attempted: dict[str, int] = {}
+        self.results: dict[str, Any] = {}
+        self.missing = list(plan.indegrees)
+        self.open = len(plan.functions)
+        self.executing = 0
+        self.retrying = 0
+
+    @property
+    def status(self) -> Status:
+        """`running`, or `retrying` when nothing executes and a step waits for its next attempt."""
+        return RETRYING if self.retrying and not self.executing else RUNNING
+
+    def start(self) -> list[int]:
+        """Return the steps to start with: the roots, or what recorded steps have left open."""
+        if not self.entry.steps:
+            return list(self.plan.roots)
+        ready = []
+        for index, function in enumerate(self.plan.functions):
+            recorded = self.entry.steps.get(function.name)
+            if recorded is not None and recorded.status in (DONE, SKIPPED):
+                self._close(recorded)
+                for successor in self.plan.successors[index]:
+                    self.missing[successor] -= 1
+            elif not self.missing[index]:
+                ready.append(index)
+        return ready
+
+    def attempts(self, index: int) -> int:
+        """Return how often the step has been tried."""
+        name = self.plan.functions[index].name
+        if name in self.attempted:
+            return self.attempted[name]
+        step = self.entry.steps.get(name)
+        return step.attempts if step is not None else 0
+
+    def due(self, index: int) -> float:
+        """Return when the step goes on by the record (Unix time), or 0."""
+        step = self.entry.steps.get(self.plan.functions[index].name)
+        return step.due if step is not None and step.status == RETRYING else 0.0
+
+    def finished(self, index: int, step: Step) -> tuple[list[Step], list[int]]:
+        """Take a step that has ended; return the steps to record and the ones that are ready now."""
+        self._close(step)
+        if step.status == DONE:
+            self.results[step.function] = step.result
+            ready = []
+            for successor in self.plan.successors[index]:
+                self.missing[successor] -= 1
+                if not self.missing[successor]:
+                    ready.append(successor)
+            return [step], ready
+        return [step, *self._skip_after(index, step)], []
+
+    def _close(self, step: Step) -> None:
+        self.steps[step.function] = step
+        self.open -= 1
+        if step.status == DONE:
+            self.results[step.function] = step.result
+
+    def _skip_after(self, index: int, ended: Step) -> list[Step]:
+        """Skip everything after a step that was skipped or failed; return the steps to record."""
+        failed = ended.status == FAILED
+        cause = ended.function if failed else ""
+        reason = f'"{ended.function}" failed' if failed else f'"{ended.function}" was skipped: {ended.reason}'
+        skipped = []
+        pending = list(self.plan.successors[index])
+        while pending:
+            successor = pending.pop()
+            name = self.plan.functions[successor].name
+            if name in self.steps:
+                continue
+            step = Step(name, SKIPPED, 0, self.generation, ended.finished, ended.finished, reason=reason, cause=cause)
+            self._close(step)
+            skipped.append(step)
+            pending += self.plan.successors[successor]
+        return skipped
+
+
+class Attempt:
+    """One try of a step: what the executor calls with, and what came of it.
+
+    `expired`: its timeout has cancelled it; `ended`: the call has returned; `settled`: its outcome is told.
+    """
+
+    __slots__ = (
+        "_context",
+        "ended",
+        "event",
+        "expired",
+        "function",
+        "index",
+        "number",
+        "results",
+        "run",
+        "settled",
+        "started",
+        "state",
+        "timer",
+    )
+
+    def __init__(self, run: Run, index: int, number: int, started: float) -> None:
+        self.run = run
+        self.index = index
+        self.function: FunctionSpec = run.plan.functions[index]
+        self.number = number
+        self.started = started
+        self.event: Event = run.entry.event
+        self.results = run.results
+        self.state: dict[str, Any] = {}
+        self.timer: Timer | None = None
+        self.expired = False
+        self.ended = False
+        self.settled = False
+        self._context: Context | None = None
+
+    @property
+    def context(self) -> Context:
+        """The context of the attempt, made when first asked for."""
+        if self._context is None:
+            function = self.function
+            self._context = Context(
+                self.event,
+                function.name,
+                attempt=self.number,
+                deadline=self.started + function.timeout,
+                settings=function.settings,
+                idempotency_key=f"{self.run.entry.uid}/{function.name}",
+                max_emits=function.max_emits,
+            )
+        return self._context
+
+    @property
+    def emitted_any(self) -> bool:
+        """Whether the function has emitted anything."""
+        return self._context is not None and bool(self._context.emitted)
+
+    def step(self, status: str, finished: float, **more: Any) -> Step:
+        """Return the record of this attempt."""
+        return Step(self.function.name, status, self.number, self.run.generation, self.started, finished, **more)  # type: ignore[arg-type]
+
+
+def is_over(plan: Plan, steps: Mapping[str, Step]) -> bool:
+    """Return whether all functions of the plan have ended by the record."""
+    return all((step := steps.get(function.name)) is not None and step.status in (DONE, SKIPPED, FAILED) for function in plan.functions)
+
+
+def reply(entry: Entry, plan: Plan, steps: Mapping[str, Step]) -> Any:
+    """Return the result of a run: that of the one leaf, or a dict by leaf name; None for leaves without one.
+
+    Raises:
+        RunFailed: a step has failed; the first in the order of the plan is named.
+    """
+    for function in plan.functions:
+        step = steps.get(function.name)
+        if step is not None and step.status == FAILED:
+            error = step.error or StepError("Error", "")
+            rejected = error.type == "Reject"
+            raise RunFailed(entry.event.id, step.function, error.type, error.message, status=error.status, rejected=rejected)
+    leaves = [steps.get(name) or Step(name) for name in (plan.functions[leaf].name for leaf in plan.leaves)]
+    if len(leaves) == 1:
+        return leaves[0].result
+    if all(leaf.status != DONE for leaf in leaves):
+        return None
+    return {leaf.function: leaf.result for leaf in leaves}
+
+
+def is_pending(step: Step | None) -> bool:
+    """Return whether a step has still to be done by the record."""
+    return step is None or step.status in (PENDING, RUNNING, RETRYING)

@@ -1,0 +1,165 @@
+"""`@function`: what a user declares, and the context a function is called with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar, overload
+
+import msgspec
+
+from runtime.event import Event
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+LATER = {
+    "isolate": "isolation in a worker process is",
+    "memory": "memory limits are",
+    "batch": "batches are",
+    "batch_wait": "batches are",
+}
+"""Options of the contract that are refused, never ignored, until their executor exists."""
+
+
+class Options(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, omit_defaults=True):
+    """What `@function` and `[functions.NAME]` may set; seconds throughout, sizes in events."""
+
+    on: str | list[str] = []
+    after: str | list[str] = []
+    emits: str | None = None
+    name: str | None = None
+    retries: int = 3
+    backoff: float = 1.0
+    backoff_max: float = 300.0
+    timeout: float = 60.0
+    concurrency: int = 64
+    rate: float | None = None
+    max_emits: int = 10_000
+
+
+class Declaration(msgspec.Struct, frozen=True):
+    """A `@function` as it was met: the callable, the options as written, the line of its decorator."""
+
+    call: Callable[..., Any]
+    options: dict[str, Any]
+    line: int
+
+
+_collector: ContextVar[list[Declaration] | None] = ContextVar("declarations", default=None)
+
+
+@contextmanager
+def collecting() -> Iterator[list[Declaration]]:
+    """Collect the functions declared in the block; the importer runs each module in one."""
+    found: list[Declaration] = []
+    token = _collector.set(found)
+    try:
+        yield found
+    finally:
+        _collector.reset(token)
+
+
+@overload
+def function(call: F, /) -> F: ...
+@overload
+def function(**options: Any) -> Callable[[F], F]: ...
+def function(call: Any = None, /, **options: Any) -> Any:
+    """Declare a function of the graph; the callable itself stays as it is.
+
+    Use as `@function(on="order.placed")` or, for one that is only invoked by name, as `@function`.
+    The options are those of `runtime.function.Options`; they are checked when the file is loaded, so
+    that a fault can name file and line.
+    """
+
+    def declare(call: F) -> F:
+        found = _collector.get()
+        if found is not None:
+            code = getattr(call, "__code__", None)
+            found.append(Declaration(call, options, code.co_firstlineno if code else 0))
+        return call
+
+    return declare if call is None else declare(call)
+
+
+def resource(call: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Refuse: resources are part of the contract and do not exist yet."""
+    raise NotImplementedError("@resource is not supported yet: open the client inside the function for now")
+
+
+class Emission(msgspec.Struct, frozen=True, gc=False):
+    """An event a function wants to emit, before it has succeeded; `delay` in seconds."""
+
+    type: str
+    data: Any = None
+    key: str | None = None
+    priority: int | None = None
+    delay: float = 0.0
+    id: str | None = None
+    subject: str | None = None
+
+
+class Context:
+    """What a function may know of its call, and its way to emit events.
+
+    `attempt` counts from 1, `deadline` is Unix time in seconds, `settings` is the table
+    `[functions.NAME.settings]`, `idempotency_key` is the same for every attempt of this step.
+    """
+
+    __slots__ = ("_emissions", "attempt", "deadline", "event", "function", "idempotency_key", "log", "max_emits", "settings")
+
+    def __init__(
+        self,
+        event: Event,
+        function: str,
+        *,
+        attempt: int = 1,
+        deadline: float = 0.0,
+        settings: Mapping[str, Any] | None = None,
+        idempotency_key: str = "",
+        max_emits: int = 10_000,
+    ) -> None:
+        self.event = event
+        self.function = function
+        self.attempt = attempt
+        self.deadline = deadline
+        self.settings = settings if settings is not None else {}
+        self.idempotency_key = idempotency_key or f"{event.id}/{function}"
+        self.max_emits = max_emits
+        self.log = logging.getLogger(f"functions.{function}")
+        self._emissions: list[Emission] = []
+
+    @property
+    def emitted(self) -> Sequence[Emission]:
+        """What was emitted so far; published when the step has succeeded, or not at all."""
+        return self._emissions
+
+    def emit(
+        self,
+        type: str,
+        data: Any = None,
+        *,
+        key: str | None = None,
+        priority: int | None = None,
+        delay: float = 0.0,
+        id: str | None = None,
+        subject: str | None = None,
+    ) -> None:
+        """Emit an event of `type` when this step succeeds, `delay` seconds from then at the earliest.
+
+        Key and priority are those of the event unless given.
+
+        Raises:
+            ValueError: the type is empty or has a wildcard, the priority is not 0 … 9, the delay is
+                negative, or the step emits more than `max_emits` events.
+        """
+        if not type or "*" in type or ">" in type or any(map(str.isspace, type)):
+            raise ValueError(f'emit: "{type}" is not an event type: it must not be empty or hold "*", ">" or spaces')
+        if priority is not None and not (isinstance(priority, int) and 0 <= priority <= 9):
+            raise ValueError(f"emit: priority is 0 … 9, found {priority!r}")
+        if delay < 0:
+            raise ValueError(f"emit: delay is in seconds and not negative, found {delay!r}")
+        if len(self._emissions) >= self.max_emits:
+            raise ValueError(f'emit: "{self.function}" emits more than max_emits = {self.max_emits} events in one step')
+        self._emissions.append(Emission(type, data, key, priority, float(delay), id, subject))

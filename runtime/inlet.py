@@ -1,0 +1,127 @@
+"""The inlet of a source: applies its settings, accepts its events, and waits for results."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import jmespath
+import msgspec
+from jmespath.exceptions import JMESPathError
+from msgspec.structs import force_setattr
+
+from runtime.config import SourceSettings
+from runtime.engine import Engine
+from runtime.errors import DataError, NotRouted, ResultTimeout
+from runtime.event import Event
+from runtime.flow.run import is_over, reply
+from runtime.graph import Plan
+from runtime.records import DEAD, ENDED, UNROUTED
+
+log = logging.getLogger("runtime.inlet")
+
+
+class HostInlet:
+    """The inlet of one source; see `runtime.contracts.Inlet`.
+
+    With `wait_for_end` a `put` returns when its events have ended: for sources that acknowledge upstream,
+    on a journal that does not survive the process.
+    """
+
+    def __init__(self, name: str, settings: SourceSettings, engine: Engine, *, cursor: Any = None, wait_for_end: bool = False) -> None:
+        self.name = name
+        self.cursor = cursor
+        self.events = 0
+        self._engine = engine
+        self._priority = settings.priority
+        self._key = jmespath.compile(settings.key) if settings.key else None
+        self._interval = 1 / settings.rate if settings.rate else 0.0
+        self._next = 0.0
+        self._wait_for_end = wait_for_end
+
+    async def put(self, events: Event | Sequence[Event], *, cursor: Any = None, wait: bool = True) -> None:
+        """Accept events; see `Inlet.put`."""
+        batch = [events] if isinstance(events, Event) else events
+        if self._interval:
+            await self._pace(len(batch))
+        entries = [self._engine.intake.entry(self._steered(event)) for event in batch]
+        mark = None if cursor is None else (self.name, cursor)
+        accepted = await self._engine.intake.accept(entries, wait=wait, cursor=mark)
+        if cursor is not None:
+            self.cursor = cursor
+        self.events += len(entries)
+        for entry, first in zip(entries, accepted, strict=True):
+            if first is not entry and first.status == DEAD:
+                await self._engine.redrive(first)
+        if self._wait_for_end:
+            await self._engine.outcomes.all_ended(accepted)
+
+    async def call(self, event: Event, *, timeout: float | None = None, retries: int = 0) -> Any:  # noqa: ASYNC109 - a promise to the caller
+        """Accept an event and wait for its result; see `Inlet.call`."""
+        engine = self._engine
+        plan = engine.router.plan(event.type)
+        if not plan.functions:
+            raise NotRouted(event.type, removed=engine.router.was_handled(event.type))
+        _check_data(plan, event)
+        entry = engine.intake.entry(self._steered(event), retries=retries)
+        first = (await engine.intake.accept([entry], wait=False))[0]
+        self.events += 1
+        if first is not entry and first.status in (DEAD, UNROUTED):
+            await engine.redrive(first, retries=retries)
+        if first is not entry and (first.status in ENDED or is_over(plan, first.steps)):
+            return reply(first, plan, first.steps)
+        future = engine.outcomes.wait_for(first)
+        try:
+            async with asyncio.timeout(timeout):
+                return await future
+        except TimeoutError:
+            raise ResultTimeout(first.event.id, timeout or 0.0) from None
+        finally:
+            engine.outcomes.give_up(first, future)
+
+    def _steered(self, event: Event) -> Event:
+        """Give an event that is not accepted yet the priority and key that the settings of the source say."""
+        if self._priority is not None and event.priority is None:
+            force_setattr(event, "priority", self._priority)
+        if self._key is not None and event.key is None:
+            found = self._found_key(event.data)
+            if found is not None:
+                force_setattr(event, "key", found if isinstance(found, str) else msgspec.json.encode(found).decode())
+        return event
+
+    def _found_key(self, data: Any) -> Any:
+        assert self._key is not None
+        try:
+            return self._key.search(data)
+        except JMESPathError as error:  # a function of the expression does not take what is there
+            log.warning('source "%s": the key of an event cannot be read from its data: %s', self.name, str(error).splitlines()[0])
+            return None
+
+    async def _pace(self, count: int) -> None:
+        """Wait until `rate` allows `count` more events."""
+        now = self._engine.clock.monotonic()
+        start = max(now, self._next)
+        self._next = start + count * self._interval
+        if start > now:
+            await self._engine.clock.sleep(start - now)
+
+
+def _check_data(plan: Plan, event: Event) -> None:
+    """See to it that the data fits a root function.
+
+    Raises:
+        DataError: it fits none; the fault of the first is told.
+    """
+    first: DataError | None = None
+    for root in plan.roots:
+        try:
+            for decode in plan.functions[root].parameters.data:
+                decode(event.data)
+        except DataError as error:
+            first = first or error
+        else:
+            return
+    if first is not None:
+        raise first

@@ -1,0 +1,117 @@
+"""Calls one function, or the plan of an event type, in this process: once, without retries, sending nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from runtime.clock import SystemClock
+from runtime.config import Settings
+from runtime.errors import Fault, LoadError, RunFailed, Skip, StepTimeout, nearest
+from runtime.event import Event
+from runtime.executors.loop import call_on_loop
+from runtime.executors.thread import Threads
+from runtime.flow.failure import error_of
+from runtime.flow.intake import Intake
+from runtime.flow.run import Attempt, Run, reply
+from runtime.graph import Graph, Plan
+from runtime.journal.memory import MemoryJournal
+from runtime.loading import importer
+from runtime.loading.generation import make_graph
+from runtime.records import DONE, FAILED, SKIPPED, UNROUTED, Entry, Step, StepError
+from runtime.worker import emissions_of
+
+
+class Invocation(msgspec.Struct):
+    """What an invocation gave: the `result`, the events it would have `emitted`, and the text of its failure."""
+
+    result: Any
+    emitted: list[Event]
+    failed: str | None = None
+    traceback: str = ""
+
+
+async def invoke(settings: Settings, name: str | None, data: Any, *, type: str | None = None) -> Invocation:
+    """Invoke the function `name`, or with `type` all functions that an event of the type triggers.
+
+    `data` is the event's data. A function that comes after one other is given `data` as that one's result;
+    after several, `data` is an object of results by name.
+
+    Raises:
+        LoadError: the folder does not make a generation, or there is no such function or plan.
+    """
+    graph = make_graph(importer.load(settings.functions_dir), settings, 1)
+    plan = _plan(graph, name, type)
+    event = Event(type=plan.type, source="invoke", data=data)
+    journal, clock = MemoryJournal(SystemClock()), SystemClock()
+    await journal.open()
+    intake = Intake(
+        journal, clock, status_of=lambda _: UNROUTED, rank_of=lambda *_: 0.0, admit=lambda _: None, waiting=lambda: 0, max_backlog=1
+    )
+    entry = intake.entry(event)
+    await intake.accept([entry], wait=False)
+    run = Run(entry, plan, 1)
+    if name is not None:
+        run.results.update(_given_results(graph, name, data))
+    return await _run(run, intake)
+
+
+def _plan(graph: Graph, name: str | None, type: str | None) -> Plan:
+    if name is not None:
+        if name not in graph.by_name:
+            raise LoadError([Fault("invoke", f'there is no function "{name}"{nearest(name, graph.by_name)}')])
+        return graph.plan_of(name, type or next(iter(graph.triggers[name]), "invoke"))
+    assert type is not None
+    plan = graph.plan(type)
+    if not plan.functions:
+        raise LoadError([Fault("invoke", f'no function handles events of type "{type}"')])
+    return plan
+
+
+def _given_results(graph: Graph, name: str, data: Any) -> dict[str, Any]:
+    """Return the results a function is to be given for what it comes after."""
+    after = graph.by_name[name].after
+    if len(after) == 1:
+        return {after[0]: data}
+    if after and not (isinstance(data, Mapping) and data.keys() >= set(after)):
+        allowed = ", ".join(f'"{other}": …' for other in after)
+        raise LoadError([Fault("invoke", f'"{name}" comes after several functions: give their results as data, {{{allowed}}}')])
+    return {other: data[other] for other in after}
+
+
+async def _run(run: Run, intake: Intake) -> Invocation:
+    threads = Threads()
+    emitted: list[Event] = []
+    ready = list(run.plan.roots)
+    while ready:
+        index = ready.pop(0)
+        attempt = Attempt(run, index, 1, SystemClock.time())
+        step, entries = await _call(attempt, threads, intake)
+        emitted += [entry.event for entry in entries]
+        ready += run.finished(index, step)[1]
+    threads.close()
+    try:
+        return Invocation(reply(run.entry, run.plan, run.steps), emitted)
+    except RunFailed as failure:
+        error = run.steps[failure.step].error or StepError("Error", "")
+        return Invocation(None, emitted, f'"{failure.step}" failed: {error.type}: {error.message}', error.traceback)
+
+
+async def _call(attempt: Attempt, threads: Threads, intake: Intake) -> tuple[Step, list[Entry]]:
+    function = attempt.function
+    step = Step(function.name, DONE, 1, 1, attempt.started)
+    entries: list[Entry] = []
+    try:
+        async with asyncio.timeout(function.timeout):
+            step.result = await (call_on_loop(attempt) if function.executor == "loop" else threads.call(attempt))
+        entries = intake.emitted(attempt.run.entry, function.name, emissions_of(attempt, step.result))
+    except Skip as skip:
+        step.status, step.reason = SKIPPED, skip.reason
+    except TimeoutError:
+        step.status, step.error = FAILED, error_of(StepTimeout(f'"{function.name}" took longer than {function.timeout:g} s'))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the function raises is its failure
+        step.status, step.error = FAILED, error_of(error)
+    return step, entries

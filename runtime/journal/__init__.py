@@ -1,0 +1,1 @@
+"""Journals: where events and the outcomes of their steps are recorded."""

@@ -1,0 +1,197 @@
+"""The journal in memory: nothing survives the process, everything else is as promised."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from msgspec.structs import force_setattr
+
+from runtime import pattern
+from runtime.cloudevents import to_builtins
+from runtime.contracts import Clock, Counts, Journal, Query
+from runtime.records import DEAD, ENDED, FAILED, QUEUED, RETRYING, Entry, Outcome, Step, seq_of
+
+KEPT = 10_000  # ended entries that stay readable; dead letters stay until they are retried or discarded
+
+
+class MemoryJournal(Journal):
+    """Keeps open entries, dead letters and the last `kept` ended ones; see `Journal` for the contract.
+
+    Ids are remembered for `dedupe` seconds. Entries handed out are the journal's own records: read-only.
+    """
+
+    persistent: ClassVar[bool] = False
+
+    def __init__(self, clock: Clock, *, dedupe: float = 3600.0, kept: int = KEPT) -> None:
+        self._clock = clock
+        self._dedupe = dedupe
+        self._kept = kept
+        self._seq = 0
+        self._entries: dict[int, Entry] = {}
+        self._ended: deque[int] = deque()
+        self._first: dict[tuple[str, str], Entry] = {}
+        self._ids: deque[tuple[str, str]] = deque()
+        self._effects: dict[int, list[int]] = {}
+        self._states: dict[tuple[str, str | None], dict[str, Any]] = {}
+        self._cursors: dict[str, Any] = {}
+        self._by_status: Counter[str] = Counter()
+        self._duplicates = 0
+
+    async def open(self) -> None:
+        """Do nothing: memory is always ready."""
+
+    async def close(self) -> None:
+        """Do nothing: memory goes with the process."""
+
+    async def append(self, entries: Sequence[Entry], *, cursor: tuple[str, Any] | None = None) -> list[Entry]:
+        """Accept entries; see `Journal.append`."""
+        self._forget_ids()
+        if cursor is not None:
+            self._cursors[cursor[0]] = cursor[1]
+        return [self._accept(entry) for entry in entries]
+
+    def _accept(self, entry: Entry) -> Entry:
+        event = entry.event
+        if entry.looked_up:
+            first = self._first.setdefault((event.source, event.id), entry)
+            if first is not entry:
+                self._duplicates += 1
+                return first
+            self._ids.append((event.source, event.id))
+        self._seq += 1
+        entry.seq = self._seq
+        if not event.id:
+            force_setattr(event, "id", entry.uid)
+        self._entries[entry.seq] = entry
+        self._by_status[entry.status] += 1
+        if entry.status in ENDED:
+            self._end(entry)
+        if entry.cause:
+            self._effects.setdefault(entry.cause, []).append(entry.seq)
+        return entry
+
+    def _forget_ids(self) -> None:
+        """Forget ids older than `dedupe` seconds whose entry has ended."""
+        horizon = self._clock.time() - self._dedupe
+        for _ in range(min(len(self._ids), 100)):
+            entry = self._first[self._ids[0]]
+            if entry.accepted > horizon:
+                break
+            key = self._ids.popleft()
+            if entry.status in ENDED:
+                del self._first[key]
+            else:
+                self._ids.append(key)
+
+    async def record(self, outcomes: Sequence[Outcome]) -> None:
+        """Record outcomes; see `Journal.record`."""
+        for outcome in outcomes:
+            entry = outcome.entry
+            for step in outcome.steps:
+                entry.steps[step.function] = step
+            for emitted in outcome.emitted:
+                self._accept(emitted)
+            if outcome.state is not None:
+                function, key, value = outcome.state
+                self._states[function, key] = to_builtins(value)
+            if outcome.status is not None:
+                self._move(entry, outcome)
+
+    def _move(self, entry: Entry, outcome: Outcome) -> None:
+        assert outcome.status is not None
+        self._by_status[entry.status] -= 1
+        self._by_status[outcome.status] += 1
+        entry.status = outcome.status
+        entry.reason = outcome.reason
+        entry.ended = outcome.at if outcome.status in ENDED else 0.0
+        if entry.status in ENDED:
+            self._end(entry)
+
+    def _end(self, entry: Entry) -> None:
+        """Keep an entry that has ended, and let the oldest go; dead letters stay."""
+        if entry.status == DEAD:
+            return
+        self._ended.append(entry.seq)
+        while len(self._ended) > self._kept:
+            self._prune(self._ended.popleft())
+
+    def _prune(self, seq: int) -> None:
+        entry = self._entries.get(seq)
+        if entry is None or entry.status not in ENDED or entry.status == DEAD:
+            return
+        del self._entries[seq]
+        self._effects.pop(seq, None)
+        self._by_status[entry.status] -= 1
+
+    async def read(self, type: str, *, after: tuple[float, int] | None = None, limit: int = 1000) -> list[Entry]:
+        """Return waiting entries of a type in order; see `Journal.read`."""
+        found = [
+            entry
+            for entry in self._entries.values()
+            if entry.status in (QUEUED, RETRYING) and entry.event.type == type and (after is None or entry.order > after)
+        ]
+        return sorted(found, key=lambda entry: entry.order)[:limit]
+
+    async def lanes(self) -> Mapping[str, int]:
+        """Return the number of waiting entries by type."""
+        return Counter(entry.event.type for entry in self._entries.values() if entry.status in (QUEUED, RETRYING))
+
+    async def find(self, id: str) -> list[Entry]:
+        """Return the entries with this uid or event id, the newest first."""
+        seq = seq_of(id)
+        entry = self._entries.get(seq) if seq else None
+        if entry is not None and entry.uid == id:
+            return [entry]
+        return [entry for entry in reversed(self._entries.values()) if entry.event.id == id]
+
+    async def query(self, query: Query) -> list[Entry]:
+        """Return the entries a query asks for, the newest first."""
+        found: list[Entry] = []
+        for entry in reversed(self._entries.values()):
+            if _answers(entry, query):
+                found.append(entry)
+                if len(found) == query.limit:
+                    break
+        return found
+
+    async def effects(self, seq: int) -> list[Entry]:
+        """Return the entries that the entry `seq` emitted, in order."""
+        return [self._entries[effect] for effect in self._effects.get(seq, ()) if effect in self._entries]
+
+    async def counts(self) -> Counts:
+        """Return how many entries there are by status."""
+        by = self._by_status
+        ended = {status: by[status] for status in ENDED}
+        return Counts(open=by[QUEUED] + by[RETRYING], duplicates=self._duplicates, **ended)
+
+    async def state(self, function: str, key: str | None) -> dict[str, Any]:
+        """Return a copy of the mapping recorded last for a function and key."""
+        return dict(to_builtins(self._states.get((function, key), {})))
+
+    async def cursor(self, source: str) -> Any:
+        """Return the cursor recorded last for a source, or None."""
+        return self._cursors.get(source)
+
+
+def _answers(entry: Entry, query: Query) -> bool:
+    """Return whether an entry is one a query asks for."""
+    if query.before is not None and entry.seq >= query.before:
+        return False
+    if query.status and entry.status not in query.status:
+        return False
+    if query.type is not None and not pattern.matches(query.type, entry.event.type):
+        return False
+    if query.function is None and query.error is None:
+        return True
+    return any(_is_step(step, query) for step in entry.steps.values())
+
+
+def _is_step(step: Step, query: Query) -> bool:
+    """Return whether a step is the one a query names; a query with an error, or for dead letters, means the failed one."""
+    if query.function is not None and step.function != query.function:
+        return False
+    if query.error is not None:
+        return step.error is not None and step.error.type == query.error
+    return query.status != (DEAD,) or step.status == FAILED

@@ -1,0 +1,1 @@
+"""Loading: files become modules, modules a generation; a watcher tells when to load again."""

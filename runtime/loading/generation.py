@@ -1,0 +1,126 @@
+"""A generation: one immutable set of loaded functions with its graph; a reload makes a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from runtime.config import Settings
+from runtime.errors import Fault, LoadError, nearest
+from runtime.graph import Graph, build_graph
+from runtime.loading.importer import Modules
+from runtime.specs import FunctionSpec, SinkSpec, make_function
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """What a generation brought, as history keeps it.
+
+    `time` is Unix time, `seconds` what loading took, `files` relative paths with their sha256; `added`,
+    `changed` and `removed` are names of functions.
+    """
+
+    number: int
+    time: float
+    seconds: float
+    files: Mapping[str, str]
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+
+
+class Generation(msgspec.Struct, frozen=True):
+    """Functions as loaded, and what they changed."""
+
+    graph: Graph
+    modules: Modules
+    change: Change
+
+    @property
+    def number(self) -> int:
+        """The number of the generation, from 1."""
+        return self.change.number
+
+
+def sink_specs(settings: Settings) -> list[SinkSpec]:
+    """Return what the configuration says of each sink."""
+    return [
+        SinkSpec(
+            name=name,
+            on=sink.on,
+            retries=sink.retries,
+            backoff=sink.backoff,
+            backoff_max=sink.backoff_max,
+            timeout=sink.timeout,
+            concurrency=sink.concurrency,
+            plugin=sink.plugin,
+            batch=sink.batch,
+            batch_wait=sink.batch_wait,
+        )
+        for name, sink in settings.sinks.items()
+    ]
+
+
+def make_graph(modules: Modules, settings: Settings, number: int, previous: Graph | None = None) -> Graph:
+    """Return the graph of loaded modules.
+
+    A function that is as it was keeps the number of the generation it came with.
+
+    Raises:
+        LoadError: with every fault of functions and graph.
+    """
+    functions: list[FunctionSpec] = []
+    faults: list[Fault] = []
+    overrides = {name: {**table.overrides, "settings": table.settings} for name, table in settings.functions.items()}
+    for loaded in modules.declared:
+        made = make_function(loaded.declaration, loaded.file, loaded.line, number, overrides)
+        if isinstance(made, list):
+            faults += made
+        else:
+            functions.append(_kept(made, previous))
+    if not faults:
+        faults += _unknown_tables(settings, {function.name for function in functions})
+    graph = faults or build_graph(functions, sink_specs(settings))
+    if isinstance(graph, list):
+        raise LoadError(graph)
+    return graph
+
+
+def _kept(function: FunctionSpec, previous: Graph | None) -> FunctionSpec:
+    """Return the function with the generation its callable first came with."""
+    before = previous.by_name.get(function.name) if previous else None
+    if before is not None and before.call is function.call:
+        return msgspec.structs.replace(function, generation=before.generation)
+    return function
+
+
+def _unknown_tables(settings: Settings, names: set[str]) -> list[Fault]:
+    return [
+        Fault(
+            f"{settings.path.name} [functions.{name}]",
+            f'no file declares a function "{name}"{nearest(name, names)}; rename the table or remove it',
+        )
+        for name in settings.functions
+        if name not in names
+    ]
+
+
+def make_generation(modules: Modules, settings: Settings, previous: Generation | None, *, time: float, seconds: float) -> Generation:
+    """Return the generation that follows `previous`, made of loaded modules.
+
+    Raises:
+        LoadError: with every fault of functions and graph.
+    """
+    number = previous.number + 1 if previous else 1
+    graph = make_graph(modules, settings, number, previous.graph if previous else None)
+    new, old = graph.by_name, previous.graph.by_name if previous else {}
+    change = Change(
+        number=number,
+        time=time,
+        seconds=seconds,
+        files=modules.files,
+        added=tuple(sorted(new.keys() - old.keys())),
+        changed=tuple(sorted(name for name in new.keys() & old.keys() if new[name].call is not old[name].call)),
+        removed=tuple(sorted(old.keys() - new.keys())),
+    )
+    return Generation(graph, modules, change)

@@ -1,0 +1,135 @@
+"""What the journal keeps of an event and its steps, and the words for how they stand."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+import msgspec
+
+from runtime.event import Event
+
+Status = Literal["queued", "running", "retrying", "done", "dead", "discarded", "unrouted"]
+StepStatus = Literal["pending", "running", "retrying", "done", "skipped", "failed"]
+
+QUEUED: Final = "queued"
+RUNNING: Final = "running"
+RETRYING: Final = "retrying"
+DONE: Final = "done"
+DEAD: Final = "dead"
+DISCARDED: Final = "discarded"
+UNROUTED: Final = "unrouted"
+PENDING: Final = "pending"
+SKIPPED: Final = "skipped"
+FAILED: Final = "failed"
+
+ENDED: Final = frozenset({DONE, DEAD, DISCARDED, UNROUTED})
+STATUSES: Final[tuple[Status, ...]] = ("queued", "running", "retrying", "done", "dead", "discarded", "unrouted")
+
+
+class StepError(msgspec.Struct, frozen=True, gc=False):
+    """How an attempt failed: the exception's type, its message and its traceback as text.
+
+    `status` is what a `Reject` asks an HTTP caller to be told.
+    """
+
+    type: str
+    message: str
+    traceback: str = ""
+    status: int = 500
+
+
+class Step(msgspec.Struct, gc=False):
+    """One function or sink of an event as it stands; times are Unix time in seconds.
+
+    `result` is what the function returned. `reason` tells why a step was skipped and `cause` names the
+    failed step it was skipped for (empty when it was skipped on purpose). `due` is when a retrying step
+    goes on.
+    """
+
+    function: str
+    status: StepStatus = PENDING
+    attempts: int = 0
+    generation: int = 0
+    started: float = 0.0
+    finished: float = 0.0
+    result: Any = None
+    error: StepError | None = None
+    reason: str = ""
+    cause: str = ""
+    due: float = 0.0
+
+
+class Entry(msgspec.Struct, gc=False, kw_only=True):
+    """An event in the journal.
+
+    `seq` is its place in the order of acceptance (0 until it is accepted), `rank` its place in the order
+    of dispatch: entries go by `(rank, seq)`. `accepted`, `due` and `ended` are Unix time in seconds, 0
+    when there is none. `retries` overrides what its functions say (the caller is the retry policy).
+    `cause` is the `seq` of the event it was emitted by, `hops` how many emissions lie behind it.
+    `looked_up` is False for ids that cannot come twice. A journal keeps `status` and `steps`; dispatch
+    and run never write them.
+    """
+
+    event: Event
+    seq: int = 0
+    rank: float = 0.0
+    accepted: float = 0.0
+    due: float = 0.0
+    ended: float = 0.0
+    status: Status = QUEUED
+    reason: str = ""
+    steps: dict[str, Step] = {}
+    retries: int | None = None
+    cause: int = 0
+    hops: int = 0
+    looked_up: bool = True
+
+    @property
+    def order(self) -> tuple[float, int]:
+        """The place in the order of dispatch."""
+        return (self.rank, self.seq)
+
+    @property
+    def uid(self) -> str:
+        """The runtime's own id of the event, a uuid7 made of `accepted` and `seq`."""
+        return uid_of(self.accepted, self.seq)
+
+
+class Outcome(msgspec.Struct, gc=False, kw_only=True):
+    """What happened to one event, to be recorded as a whole or not at all.
+
+    `steps` replace the steps of the same name; `emitted` are new entries, accepted by the same record;
+    `state` is the new value of the mapping of `(function, key)`; `status` is the event's new status, or
+    None when it stays as it is.
+    """
+
+    entry: Entry
+    steps: list[Step] = []
+    emitted: list[Entry] = []
+    state: tuple[str, str | None, dict[str, Any]] | None = None
+    status: Status | None = None
+    reason: str = ""
+    at: float = 0.0
+
+
+def uid_of(accepted: float, seq: int) -> str:
+    """Return the uuid7 (RFC 9562) of the entry `seq` accepted at `accepted` (Unix time in seconds).
+
+    48 bits of milliseconds, 12 bits of fraction, then the sequence number where the random bits would
+    be: it sorts by time, and leads back to the entry without an index.
+    """
+    ticks = int(accepted * 4_096_000)
+    milliseconds, fraction = divmod(ticks, 4096)
+    high = f"{milliseconds:012x}"
+    low = f"{seq:016x}"
+    return f"{high[:8]}-{high[8:]}-7{fraction:03x}-8{low[1:4]}-{low[4:]}"
+
+
+def seq_of(uid: str) -> int | None:
+    """Return the sequence number in a uid, or None when `uid` is not one."""
+    if len(uid) != 36 or uid[14] != "7" or uid[19] != "8":
+        return None
+    try:
+        return int(uid[20:23] + uid[24:], 16)
+    except ValueError:
+        return None

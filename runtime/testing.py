@@ -1,0 +1,263 @@
+"""For tests: a virtual clock, and the suites every implementation of a contract passes.
+
+A suite is a class of tests to inherit from: `class TestMine(JournalSuite)` with the method that makes the
+implementation. They need pytest with pytest-asyncio in auto mode.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from runtime.contracts import Clock, Journal, Query, Timer
+from runtime.event import Event
+from runtime.records import DEAD, DISCARDED, DONE, FAILED, QUEUED, RETRYING, UNROUTED, Entry, Outcome, Status, Step, StepError
+
+START = 1_800_000_000.0
+
+
+class VirtualTimer:
+    """A call on a virtual clock."""
+
+    def __init__(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
+        self.callback: Callable[..., object] | None = callback
+        self.args = args
+
+    def cancel(self) -> None:
+        """Take the call back."""
+        self.callback = None
+
+
+class VirtualClock:
+    """A clock that stands still until `advance` moves it; see `runtime.contracts.Clock`."""
+
+    def __init__(self, start: float = START) -> None:
+        self._now = start
+        self._count = 0
+        self._timers: list[tuple[float, int, VirtualTimer]] = []
+
+    def time(self) -> float:
+        """Return the virtual Unix time."""
+        return self._now
+
+    def monotonic(self) -> float:
+        """Return the virtual time."""
+        return self._now
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Timer:
+        """Call `callback(*args)` when the clock has advanced by `delay` seconds."""
+        timer = VirtualTimer(callback, args)
+        self._count += 1
+        heapq.heappush(self._timers, (self._now + max(delay, 0.0), self._count, timer))
+        return timer
+
+    async def sleep(self, delay: float) -> None:
+        """Return when the clock has advanced by `delay` seconds."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        timer = self.call_later(delay, _finish, done)
+        try:
+            await done
+        finally:
+            timer.cancel()
+
+    async def advance(self, seconds: float) -> None:
+        """Move the clock, making every call that becomes due in its order and letting the loop follow."""
+        end = self._now + seconds
+        await self.settle()
+        while self._timers and self._timers[0][0] <= end:
+            when, _, timer = heapq.heappop(self._timers)
+            self._now = max(self._now, when)
+            if timer.callback is not None:
+                timer.callback(*timer.args)
+                await self.settle()
+        self._now = end
+        await self.settle()
+
+    @staticmethod
+    async def settle(rounds: int = 30) -> None:
+        """Let the loop do what is ready."""
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def entry(type: str = "test", *, id: str = "", source: str = "suite", rank: float = 0.0, now: float = START, **more: Any) -> Entry:
+    """Return an entry for a journal, as intake would make it."""
+    event = Event(type=type, source=source, id=id, data=more.pop("data", None))
+    return Entry(event=event, rank=rank, accepted=now, looked_up=bool(id), **more)
+
+
+class JournalSuite:
+    """What every journal must do; `make` returns one that is not open, on the clock given, with `dedupe = 60`."""
+
+    @abstractmethod
+    def make(self, clock: Clock) -> Journal:
+        """Return a new, empty journal."""
+
+    async def opened(self) -> tuple[Journal, VirtualClock]:
+        """Return a journal that is open, and its clock."""
+        clock = VirtualClock()
+        journal = self.make(clock)
+        await journal.open()
+        return journal, clock
+
+    async def test_append_numbers_entries_in_order_and_returns_them(self) -> None:
+        journal, _ = await self.opened()
+        first, second = entry(), entry()
+        assert await journal.append([first, second]) == [first, second]
+        assert 0 < first.seq < second.seq
+        await journal.close()
+
+    async def test_append_gives_an_event_without_an_id_its_uid(self) -> None:
+        journal, _ = await self.opened()
+        nameless, named = entry(), entry(id="mine")
+        await journal.append([nameless, named])
+        assert nameless.event.id == nameless.uid
+        assert named.event.id == "mine"
+        assert (await journal.find(nameless.uid))[0].seq == nameless.seq
+        assert (await journal.find("mine"))[0].seq == named.seq
+        assert await journal.find("nobody") == []
+        await journal.close()
+
+    async def test_the_same_source_and_id_joins_the_first(self) -> None:
+        journal, _ = await self.opened()
+        first, again, elsewhere = entry(id="a"), entry(id="a"), entry(id="a", source="other")
+        found = await journal.append([first, again, elsewhere])
+        assert [one.seq for one in found] == [first.seq, first.seq, elsewhere.seq]
+        assert (await journal.append([entry(id="a")]))[0].seq == first.seq
+        counts = await journal.counts()
+        assert (counts.accepted, counts.duplicates) == (2, 2)
+        assert [one.seq for one in await journal.find("a")] == [elsewhere.seq, first.seq]
+        await journal.close()
+
+    async def test_an_id_is_new_again_after_the_window_when_the_first_has_ended(self) -> None:
+        journal, clock = await self.opened()
+        ended, waiting = entry(id="ended"), entry(id="waiting")
+        await journal.append([ended, waiting])
+        await journal.record([Outcome(entry=ended, status=DONE, at=clock.time())])
+        await clock.advance(61)
+        again, still = entry(id="ended", now=clock.time()), entry(id="waiting", now=clock.time())
+        found = await journal.append([again, still])
+        assert found[0].seq == again.seq != ended.seq
+        assert found[1].seq == waiting.seq
+        await journal.close()
+
+    async def test_read_goes_by_rank_then_seq_within_a_type(self) -> None:
+        journal, _ = await self.opened()
+        entries = [entry("a", rank=rank) for rank in (2.0, 1.0, 2.0, 1.0)] + [entry("b")]
+        await journal.append(entries)
+        expected = [entries[1].seq, entries[3].seq, entries[0].seq, entries[2].seq]
+        assert [one.seq for one in await journal.read("a")] == expected
+        assert [one.seq for one in await journal.read("a", limit=2)] == expected[:2]
+        assert [one.seq for one in await journal.read("a", after=entries[3].order)] == expected[2:]
+        assert dict(await journal.lanes()) == {"a": 4, "b": 1}
+        await journal.close()
+
+    async def test_read_leaves_out_what_has_ended(self) -> None:
+        journal, _ = await self.opened()
+        done, unrouted, waiting = entry(), entry(status=UNROUTED), entry()
+        await journal.append([done, unrouted, waiting])
+        await journal.record([Outcome(entry=done, status=DONE, at=START)])
+        assert [one.seq for one in await journal.read("test")] == [waiting.seq]
+        await journal.close()
+
+    async def test_a_record_keeps_steps_by_name_and_the_last_one_counts(self) -> None:
+        journal, _ = await self.opened()
+        one = entry()
+        await journal.append([one])
+        failed = StepError("ValueError", "no", "Traceback …")
+        await journal.record(
+            [Outcome(entry=one, steps=[Step("f", RETRYING, 1, error=failed, due=START + 1), Step("g", DONE, 1, result={"n": 1})])]
+        )
+        await journal.record([Outcome(entry=one, steps=[Step("f", DONE, 2, result=[1, "two", None])])])
+        (found,) = await journal.find(one.uid)
+        assert found.steps["f"].status == DONE
+        assert found.steps["f"].attempts == 2
+        assert found.steps["f"].result == [1, "two", None]
+        assert found.steps["g"].result == {"n": 1}
+        assert found.status == QUEUED
+        await journal.close()
+
+    async def test_emitted_entries_are_accepted_with_the_record_and_known_as_effects(self) -> None:
+        journal, _ = await self.opened()
+        cause = entry()
+        await journal.append([cause])
+        effects = [entry("next", cause=cause.seq), entry("next", id="chosen", cause=cause.seq), entry("next", id="chosen", cause=cause.seq)]
+        await journal.record([Outcome(entry=cause, steps=[Step("f", DONE, 1)], emitted=effects, status=DONE, at=START)])
+        assert effects[0].seq > cause.seq
+        assert effects[2].seq == 0, "an id that was accepted before is dropped"
+        assert [one.seq for one in await journal.effects(cause.seq)] == [effects[0].seq, effects[1].seq]
+        assert [one.seq for one in await journal.read("next")] == [effects[0].seq, effects[1].seq]
+        await journal.close()
+
+    async def test_state_and_cursors_are_what_was_recorded_last(self) -> None:
+        journal, _ = await self.opened()
+        one = entry()
+        await journal.append([one], cursor=("lines", {"offset": 7}))
+        await journal.append([], cursor=("ticks", 3))
+        await journal.record([Outcome(entry=one, state=("f", "k", {"n": 1}))])
+        await journal.record([Outcome(entry=one, state=("f", None, {"n": 2}))])
+        assert await journal.state("f", "k") == {"n": 1}
+        assert await journal.state("f", None) == {"n": 2}
+        assert await journal.state("g", "k") == {}
+        (await journal.state("f", "k"))["n"] = 99
+        assert await journal.state("f", "k") == {"n": 1}, "a change counts when it is recorded"
+        assert await journal.cursor("lines") == {"offset": 7}
+        assert await journal.cursor("ticks") == 3
+        assert await journal.cursor("nobody") is None
+        await journal.close()
+
+    async def test_counts_are_by_status_and_add_up_to_accepted(self) -> None:
+        journal, _ = await self.opened()
+        entries = [entry() for _ in range(4)] + [entry(status=UNROUTED)]
+        await journal.append(entries)
+        ends: list[Status] = [DONE, DEAD, DISCARDED]
+        await journal.record([Outcome(entry=one, status=status, at=START) for one, status in zip(entries, ends, strict=False)])
+        counts = await journal.counts()
+        assert (counts.open, counts.done, counts.dead, counts.discarded, counts.unrouted) == (1, 1, 1, 1, 1)
+        assert counts.accepted == 5
+        await journal.close()
+
+    async def test_queries_filter_by_status_type_function_and_error_and_go_on_below_a_seq(self) -> None:
+        journal, _ = await self.opened()
+        entries = [entry("order.placed"), entry("order.paid"), entry("user.born"), entry("order.placed")]
+        await journal.append(entries)
+        error = StepError("ValueError", "no", "")
+        await journal.record([Outcome(entry=entries[0], steps=[Step("charge", FAILED, 4, error=error)], status=DEAD, at=START)])
+        await journal.record([Outcome(entry=entries[1], steps=[Step("charge", DONE, 1)], status=DONE, at=START)])
+
+        async def seqs(**conditions: Any) -> list[int]:
+            return [one.seq for one in await journal.query(Query(**conditions))]
+
+        newest_first = [one.seq for one in reversed(entries)]
+        assert await seqs() == newest_first
+        assert await seqs(type="order.*") == [entries[3].seq, entries[1].seq, entries[0].seq]
+        assert await seqs(status=(DEAD, DONE)) == [entries[1].seq, entries[0].seq]
+        assert await seqs(function="charge") == [entries[1].seq, entries[0].seq]
+        assert await seqs(status=(DEAD,), function="charge", error="ValueError") == [entries[0].seq]
+        assert await seqs(status=(DEAD,), error="KeyError") == []
+        assert await seqs(limit=2) == newest_first[:2]
+        assert await seqs(before=newest_first[1], limit=2) == newest_first[2:]
+        await journal.close()
+
+    async def test_a_dead_letter_can_wait_again_and_be_discarded(self) -> None:
+        journal, _ = await self.opened()
+        one = entry()
+        await journal.append([one])
+        await journal.record([Outcome(entry=one, steps=[Step("f", FAILED, 4)], status=DEAD, reason="f failed", at=START)])
+        (dead,) = await journal.find(one.uid)
+        assert (dead.status, dead.reason, dead.ended) == (DEAD, "f failed", START)
+        await journal.record([Outcome(entry=one, steps=[Step("f")], status=QUEUED)])
+        (again,) = await journal.read("test")
+        assert (again.seq, again.ended, again.steps["f"].status) == (one.seq, 0.0, "pending")
+        await journal.record([Outcome(entry=one, status=DEAD, at=START), Outcome(entry=one, status=DISCARDED, at=START)])
+        assert (await journal.counts()).discarded == 1
+        assert await journal.read("test") == []
+        await journal.close()

@@ -1,0 +1,283 @@
+"""The main loop: a pool of workers, each of which takes the next attempt and awaits it in place.
+
+There is no task for each event. One worker drains what is ready; when its function suspends, the loop gets to
+a callback that wakes the next worker, so that there are as many workers as attempts that suspend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from typing import Any
+
+import msgspec
+
+from runtime.cloudevents import to_builtins
+from runtime.contracts import Clock, Executor, Journal
+from runtime.errors import DataError, HopLimit, Skip, StepTimeout
+from runtime.flow.dispatch import Dispatch
+from runtime.flow.failure import backoff, error_of, is_permanent
+from runtime.flow.intake import Intake
+from runtime.flow.outcomes import Outcomes
+from runtime.flow.run import Attempt
+from runtime.function import Emission
+from runtime.records import DONE, FAILED, RETRYING, SKIPPED, Entry, Outcome, Step
+
+log = logging.getLogger("runtime.worker")
+
+BREATH = 200  # attempts in a row before the loop gets to others
+STUBBORN = 1.0  # seconds a function that was cancelled for its timeout has to end before it is left behind
+SCALARS = frozenset({type(None), bool})  # these are as they are; a number may be NaN, and text no Unicode
+
+
+class Pool:
+    """Workers that run the attempts which dispatch hands out; see above."""
+
+    def __init__(
+        self,
+        dispatch: Dispatch,
+        outcomes: Outcomes,
+        intake: Intake,
+        journal: Journal,
+        clock: Clock,
+        executors: dict[str, Executor],
+        *,
+        max_hops: int,
+    ) -> None:
+        self._dispatch = dispatch
+        self._outcomes = outcomes
+        self._intake = intake
+        self._journal = journal
+        self._clock = clock
+        self._executors = executors
+        self._max_hops = max_hops
+        self._idle: list[asyncio.Future[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._clean = contextvars.copy_context()
+        self._awake = False
+        self._watching = False
+        self._stopping = False
+        self._unarmed: list[tuple[Attempt, asyncio.Task[None]]] = []
+
+    # --- the way of an attempt ------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        """Take attempts and run them until there are none, then wait to be woken."""
+        count = 0
+        while not self._stopping:
+            attempt = self._dispatch.take()
+            if attempt is None:
+                await self._rest()
+                count = 0
+                continue
+            self._follow()
+            await self._try(attempt)
+            if contextvars.copy_context() != self._clean:
+                self._wake_next()
+                return  # the function has set context variables, which the next event must not see
+            count += 1
+            if count % BREATH == 0:
+                await asyncio.sleep(0)
+            if self._outcomes.crowded:
+                await self._outcomes.room()
+
+    async def _try(self, attempt: Attempt) -> None:
+        """Run one attempt and settle what came of it."""
+        try:
+            result = await self._call(attempt)
+            emissions = emissions_of(attempt, result)
+        except Skip as skip:
+            self._settle(attempt, Step(attempt.function.name, SKIPPED, reason=skip.reason))
+        except asyncio.CancelledError:
+            if not attempt.expired:
+                self._give_back(attempt)
+                raise
+            task = asyncio.current_task()
+            assert task is not None
+            task.uncancel()
+            self._fail(attempt, StepTimeout(f'"{attempt.function.name}" took longer than {attempt.function.timeout:g} s'))
+        except BaseException as error:  # noqa: BLE001 - also SystemExit and the like fail only the step
+            self._fail(attempt, error)
+        else:
+            emitted = self._intake.emitted(attempt.run.entry, attempt.function.name, emissions) if emissions else []
+            self._settle(attempt, Step(attempt.function.name, DONE, result=result), emitted)
+
+    async def _call(self, attempt: Attempt) -> Any:
+        function = attempt.function
+        if attempt.run.entry.hops > self._max_hops:
+            raise HopLimit(f"more than max_hops = {self._max_hops} functions in a row have emitted on the way to this event")
+        task = asyncio.current_task()
+        assert task is not None
+        mark = (attempt, task)
+        self._unarmed.append(mark)
+        try:
+            if function.parameters.takes_state:
+                attempt.state = await self._journal.state(function.name, attempt.event.key)
+            return await self._executors[function.executor](attempt)
+        finally:
+            attempt.ended = True
+            if self._unarmed and self._unarmed[-1] is mark:
+                self._unarmed.pop()
+            elif attempt.timer is not None:
+                attempt.timer.cancel()
+
+    def _settle(self, attempt: Attempt, step: Step, emitted: list[Entry] | None = None) -> None:
+        """Take an attempt that ends its step: start what comes after it, and have it recorded."""
+        if attempt.settled:
+            return  # it was left behind, and its step went on without it
+        attempt.settled = True
+        run, dispatch = attempt.run, self._dispatch
+        step.attempts, step.generation = attempt.number, run.generation
+        step.started, step.finished = attempt.started, self._clock.time()
+        steps, ready = run.finished(attempt.index, step)
+        for index in ready:
+            dispatch.ready(run, index)
+        dispatch.ended(attempt)
+        outcome = Outcome(entry=run.entry, steps=steps, emitted=emitted or [])
+        stateful = attempt.function.parameters.takes_state
+        if stateful and step.status == DONE:
+            outcome.state = (attempt.function.name, attempt.event.key, attempt.state)
+        ended = run if not run.open else None
+        if ended is not None:
+            dispatch.forget(run)
+        self._outcomes.add(outcome, run=ended, attempt=attempt if stateful else None)
+
+    def _fail(self, attempt: Attempt, error: BaseException) -> None:
+        """Take a failed attempt: try again later, or end the step."""
+        if attempt.settled:
+            return
+        function, run = attempt.function, attempt.run
+        failure = error_of(error)
+        retries = function.retries if run.entry.retries is None else run.entry.retries
+        if is_permanent(error) or attempt.number > retries:
+            log.error('"%s" failed for good on event %s: %s: %s', function.name, attempt.event.id, failure.type, failure.message)
+            self._settle(attempt, Step(function.name, FAILED, error=failure))
+            return
+        attempt.settled = True
+        delay = backoff(function, attempt.number)
+        now = self._clock.time()
+        step = attempt.step(RETRYING, now, error=failure, due=now + delay)
+        run.attempted[function.name] = attempt.number
+        self._dispatch.retry(run, attempt.index, delay)
+        self._dispatch.ended(attempt)
+        stateful = function.parameters.takes_state
+        self._outcomes.add(Outcome(entry=run.entry, steps=[step]), attempt=attempt if stateful else None)
+
+    def _give_back(self, attempt: Attempt) -> None:
+        """Take an attempt that was interrupted by the stop: it is not charged."""
+        attempt.settled = True
+        self._dispatch.ended(attempt)
+
+    # --- waking, waiting, time ------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """See to it that somebody looks for work."""
+        if not self._awake:
+            self._wake_next()
+
+    def _wake_next(self) -> None:
+        if self._stopping:
+            return
+        self._awake = True
+        while self._idle:
+            future = self._idle.pop()
+            if not future.done():
+                future.set_result(None)
+                return
+        task = asyncio.get_running_loop().create_task(self._work(), name="worker", context=self._clean.copy())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _rest(self) -> None:
+        self._awake = False
+        future = asyncio.get_running_loop().create_future()
+        self._idle.append(future)
+        await future
+
+    def _follow(self) -> None:
+        """Have the next worker woken in case the attempt suspends."""
+        self._awake = True
+        if not self._watching:
+            self._watching = True
+            asyncio.get_running_loop().call_soon(self._watch)
+
+    def _watch(self) -> None:
+        """Set the timers of attempts that have suspended and wake the next worker: the loop has got its turn.
+
+        When nothing has suspended the worker only takes a breath, and goes on by itself.
+        """
+        self._watching = False
+        suspended = False
+        for attempt, task in self._unarmed:
+            if not attempt.ended:
+                suspended = True
+                attempt.timer = self._clock.call_later(attempt.function.timeout, self._expire, attempt, task)
+        self._unarmed.clear()
+        if not self._dispatch.has_work():
+            self._awake = False
+        elif suspended:
+            self._wake_next()
+
+    def _expire(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
+        """Cancel an attempt that has used up its timeout."""
+        if not attempt.ended:
+            attempt.expired = True
+            task.cancel()
+            attempt.timer = self._clock.call_later(STUBBORN, self._leave_behind, attempt, task)
+
+    def _leave_behind(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
+        """Settle an attempt whose function swallows its cancellation; whatever it returns is ignored."""
+        if attempt.ended:
+            return
+        function = attempt.function
+        log.error(
+            '"%s" (%s) did not stop when its timeout of %g s cancelled it; it is left behind',
+            function.name,
+            function.where,
+            function.timeout,
+        )
+        self._tasks.discard(task)
+        self._fail(attempt, StepTimeout(f'"{function.name}" took longer than {function.timeout:g} s and swallowed its cancellation'))
+
+    async def stop(self, grace: float) -> None:
+        """Give running attempts `grace` seconds to end, then cancel them; nothing new is started."""
+        self._stopping = True
+        for future in self._idle:
+            future.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace)
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=STUBBORN)
+
+
+def emissions_of(attempt: Attempt, result: Any) -> list[Emission]:
+    """Return what an attempt emits, its result included, with data as plain as it will be after the journal.
+
+    Raises:
+        DataError: the result, or the data of an emission, cannot be encoded.
+    """
+    function = attempt.function
+    if type(result) not in SCALARS:
+        _encoded(result, f'the result of "{function.name}"')
+    if function.emits is not None and result is not None:
+        attempt.context.emit(function.emits, result)
+    if not attempt.emitted_any:
+        return []
+    return [_plain(function.name, emission) for emission in attempt.context.emitted]
+
+
+def _plain(function: str, emission: Emission) -> Emission:
+    if type(emission.data) in SCALARS:
+        return emission
+    data = _encoded(emission.data, f'the data of "{emission.type}" that "{function}" emits')
+    return msgspec.structs.replace(emission, data=data)
+
+
+def _encoded(value: Any, what: str) -> Any:
+    try:
+        return to_builtins(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise DataError(f"{what} cannot be encoded: {error}") from None

@@ -1,0 +1,103 @@
+"""Threads: kept for reuse, replaced when they hang, never in the way of the end of the process."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+from support import attempt_of
+
+from runtime.executors.thread import Threads
+from runtime.threads import settle
+
+
+async def test_a_thread_is_used_again_when_it_is_idle() -> None:
+    names: list[str] = []
+
+    def call(data: int) -> int:
+        names.append(threading.current_thread().name)
+        return data
+
+    threads = Threads()
+    for _ in range(3):
+        assert await threads.call(attempt_of(call)) == 7
+        while threads._idle == 0:  # the thread says that it is idle after it has handed over the result
+            await asyncio.sleep(0)
+    assert len(set(names)) == 1
+    threads.close()
+
+
+async def test_a_hung_thread_is_written_off_and_another_takes_its_place() -> None:
+    gate = threading.Event()
+
+    def hang(data: int) -> None:
+        gate.wait()
+
+    def fine(data: int) -> int:
+        return data
+
+    threads = Threads(limit=1)
+    hanging = asyncio.ensure_future(threads.call(attempt_of(hang)))
+    await asyncio.sleep(0)
+    hanging.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await hanging
+    async with asyncio.timeout(5):
+        assert await threads.call(attempt_of(fine)) == 7
+    gate.set()
+    threads.close()
+
+
+async def test_at_most_so_many_threads_work_and_the_rest_waits() -> None:
+    running, most = 0, 0
+    lock, gate = threading.Lock(), threading.Semaphore(0)
+
+    def work(data: int) -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        gate.acquire()
+        with lock:
+            running -= 1
+
+    threads = Threads(limit=2)
+    calls = [asyncio.ensure_future(threads.call(attempt_of(work))) for _ in range(6)]
+    await asyncio.sleep(0)
+    for _ in range(6):
+        gate.release()
+    async with asyncio.timeout(5):
+        await asyncio.gather(*calls)
+    assert most <= 2
+    threads.close()
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyError("x")])
+async def test_what_a_thread_raises_reaches_the_caller(error: BaseException) -> None:
+    def fail(data: int) -> None:
+        raise error
+
+    threads = Threads()
+    with pytest.raises(type(error)):
+        await threads.call(attempt_of(fail))
+    threads.close()
+
+
+async def test_a_stop_iteration_fails_the_call_and_not_the_future() -> None:
+    def exhausted(data: int) -> Any:
+        return next(iter(()))
+
+    threads = Threads()
+    with pytest.raises(RuntimeError, match="StopIteration raised"):
+        await threads.call(attempt_of(exhausted))
+    threads.close()
+
+
+def test_a_loop_that_is_closed_wants_no_result() -> None:
+    loop = asyncio.new_event_loop()
+    future: asyncio.Future[int] = loop.create_future()
+    loop.close()
+    settle(future, lambda: 1)
+    assert not future.done()

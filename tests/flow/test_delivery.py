@@ -1,0 +1,133 @@
+"""Delivery to sinks: own queue, order per key, retries and dead letters of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from support import Bench
+
+from runtime import Event, PartialFailure, Reject, Sink, function
+from runtime.specs import SinkSpec
+
+
+class Memory(Sink):
+    """Keeps what it is given; `fail` decides which write raises what."""
+
+    def __init__(self) -> None:
+        super().__init__("memory", None)
+        self.batches: list[list[Event]] = []
+        self.fail: list[BaseException | None] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def write(self, events: list[Event]) -> None:
+        self.batches.append(events)
+        await self.gate.wait()
+        failure = self.fail.pop(0) if self.fail else None
+        if failure is not None:
+            raise failure
+
+    @property
+    def data(self) -> list[Any]:
+        return [event.data for batch in self.batches for event in batch]
+
+
+def nothing() -> None: ...
+
+
+def spec(**options: Any) -> SinkSpec:
+    return SinkSpec(**{"name": "out", "on": ("go",), "plugin": "memory", **options})
+
+
+async def test_a_sink_gets_the_event_itself_and_the_event_ends_with_it() -> None:
+    sink = Memory()
+    async with Bench(nothing, sinks=[(spec(), sink)]) as bench:
+        event = await bench.put("go", {"n": 1})
+        await bench.settled()
+        assert sink.batches == [[event]]
+        entry = await bench.entry(event)
+        assert (entry.status, entry.steps["out"].status) == ("done", "done")
+
+
+async def test_a_sink_never_holds_up_a_reply_and_its_failure_makes_the_event_dead_later() -> None:
+    def declare() -> None:
+        @function(on="go")
+        async def double(data: int) -> int:
+            return 2 * data
+
+    sink = Memory()
+    sink.fail = [OSError("down")] * 3
+    async with Bench(declare, sinks=[(spec(retries=2, backoff=10), sink)]) as bench:
+        assert await bench.inlet().call(Event(type="go", source="t", id="x", data=4)) == 8
+        entry = (await bench.journal.find("x"))[0]
+        assert entry.status == "queued"
+        await bench.clock.advance(100)
+        await bench.settled()
+        entry = (await bench.journal.find("x"))[0]
+        assert (entry.status, entry.steps["double"].status, entry.steps["out"].attempts) == ("dead", "done", 3)
+        assert await bench.engine.redrive(entry)
+        await bench.settled()
+        assert (await bench.journal.find("x"))[0].status == "done"
+        assert sink.data == [4] * 4
+
+
+async def test_only_the_events_a_partial_failure_names_are_tried_again() -> None:
+    sink = Memory()
+    async with Bench(nothing, sinks=[(spec(batch=10, batch_wait=1, backoff=10), sink)]) as bench:
+        events = [Event(type="go", source="t", id=f"e{number}", data=number) for number in range(3)]
+        sink.fail = [PartialFailure({"e1": "busy"})]
+        await bench.inlet().put(events)
+        await bench.clock.advance(1)
+        await bench.settled()
+        assert sink.data == [0, 1, 2]
+        await bench.clock.advance(11)
+        await bench.settled()
+        assert sink.data == [0, 1, 2, 1]
+        assert (await bench.journal.counts()).done == 3
+
+
+async def test_a_reject_fails_without_retries() -> None:
+    sink = Memory()
+    sink.fail = [Reject("never")]
+    async with Bench(nothing, sinks=[(spec(), sink)]) as bench:
+        event = await bench.put("go", 1)
+        await bench.settled()
+        assert (await bench.entry(event)).status == "dead"
+
+
+async def test_events_of_a_key_are_written_in_order_through_a_failure_and_others_pass() -> None:
+    sink = Memory()
+    sink.fail = [OSError("once")]
+    async with Bench(nothing, sinks=[(spec(backoff=10), sink)]) as bench:
+        for data, key in [(1, "k"), (2, "k"), (3, "other")]:
+            await bench.put("go", data, key=key)
+        await bench.settled()
+        assert sink.data == [1, 3]
+        await bench.clock.advance(10)
+        await bench.settled()
+        assert sink.data == [1, 3, 1, 2]
+
+
+async def test_no_two_events_of_one_batch_share_a_key_and_batches_fill() -> None:
+    sink = Memory()
+    async with Bench(nothing, sinks=[(spec(batch=3, batch_wait=1), sink)]) as bench:
+        await bench.inlet().put([Event(type="go", source="t", data=number, key="k" if number < 2 else None) for number in range(6)])
+        await bench.clock.advance(5)
+        await bench.settled()
+        assert sorted(sink.data) == list(range(6))
+        assert all(len([event for event in batch if event.key == "k"]) <= 1 for batch in sink.batches)
+        assert max(map(len, sink.batches)) == 3
+
+
+async def test_a_write_that_takes_too_long_is_cancelled_and_tried_again() -> None:
+    sink = Memory()
+    sink.gate.clear()
+    async with Bench(nothing, sinks=[(spec(timeout=0.01, retries=0), sink)]) as bench:
+        event = await bench.put("go", 1)
+        async with asyncio.timeout(5):
+            while (await bench.entry(event)).status != "dead":
+                await asyncio.sleep(0.005)
+        error = (await bench.entry(event)).steps["out"].error
+        assert error is not None
+        assert error.message == 'sink "out" took longer than 0.01 s'

@@ -1,0 +1,129 @@
+"""The loader: each save makes one generation, a broken one changes nothing, and a load is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+
+from runtime import LoadError, config
+from runtime.loading.generation import Generation
+from runtime.loading.loader import Loader
+from runtime.testing import VirtualClock
+
+ONE = "from runtime import function\n@function(on='go')\ndef one(data: int) -> int:\n    return 1\n"
+TWO = ONE.replace("one", "two")
+
+
+class Bench:
+    def __init__(self, folder: Path, toml: str = "") -> None:
+        self.folder = folder / "functions"
+        self.folder.mkdir()
+        (folder / "runtime.toml").write_text(toml)
+        self.adopted: list[Generation] = []
+        self.loader = Loader(config.load(folder / "runtime.toml"), VirtualClock(), self.adopted.append)
+
+    def write(self, name: str, text: str) -> None:
+        (self.folder / name).write_text(text)
+
+    async def saved(self) -> None:
+        self.loader.on_saved()
+        assert self.loader._reloading is not None
+        await self.loader._reloading
+
+
+async def test_a_generation_tells_what_it_added_changed_and_removed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.write("a.py", ONE)
+    await bench.loader.load()
+    bench.write("a.py", ONE.replace("return 1", "return 2"))
+    bench.write("b.py", TWO)
+    await bench.saved()
+    (bench.folder / "b.py").unlink()
+    await bench.saved()
+    told = [(change.number, change.added, change.changed, change.removed) for change in bench.loader.history]
+    assert told == [(1, ("one",), (), ()), (2, ("two",), ("one",), ()), (3, (), (), ("two",))]
+    assert [generation.number for generation in bench.adopted] == [1, 2, 3]
+    assert set(bench.loader.history[1].files) == {"a.py", "b.py"}
+
+
+async def test_a_function_keeps_the_number_of_the_generation_it_came_with(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.write("a.py", ONE)
+    await bench.loader.load()
+    bench.write("b.py", TWO)
+    await bench.saved()
+    assert {name: function.generation for name, function in bench.loader.present.graph.by_name.items()} == {"one": 1, "two": 2}
+
+
+async def test_a_broken_save_keeps_the_last_good_generation_and_is_mended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(tmp_path)
+    bench.write("a.py", ONE)
+    await bench.loader.load()
+    bench.write("a.py", "def one(:\n")
+    with caplog.at_level(logging.INFO):
+        await bench.saved()
+        await bench.saved()
+    assert [str(fault) for fault in bench.loader.faults] == ['functions/a.py:1: SyntaxError: invalid syntax in "def one(:"']
+    assert caplog.text.count("generation 1 goes on; the folder is broken: functions/a.py:1") == 1, "told once"
+    assert bench.loader.present.number == 1
+    bench.write("a.py", ONE)
+    await bench.saved()
+    assert bench.loader.faults == []
+    assert bench.loader.present.number == 1, "the folder is what it was"
+
+
+async def test_a_save_that_changes_no_content_makes_no_generation(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.write("a.py", ONE)
+    await bench.loader.load()
+    bench.write("a.py", ONE)
+    await bench.saved()
+    assert len(bench.adopted) == 1
+
+
+async def test_a_folder_that_is_missing_cannot_be_loaded_at_start(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.folder.rmdir()
+    with pytest.raises(LoadError, match="no such folder: make it, or name another with `functions` under \\[runtime\\]"):
+        await bench.loader.load()
+
+
+async def test_a_module_that_hangs_at_import_is_left_behind(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "[runtime]\nload_timeout = 0.2\n")
+    bench.write("a.py", ONE)
+    await bench.loader.load()
+    bench.write("b.py", "import threading\nthreading.Event().wait(3)\n")
+    async with asyncio.timeout(2):
+        await bench.saved()
+    (fault,) = bench.loader.faults
+    assert str(fault) == (
+        "functions: importing took longer than load_timeout = 0.2 s and was left behind; look for a call that hangs at import"
+    )
+    (bench.folder / "b.py").unlink()
+    bench.write("c.py", TWO)
+    await bench.saved()
+    assert bench.loader.faults == []
+    assert bench.loader.present.change.added == ("two",)
+
+
+async def test_a_table_for_a_function_that_no_file_declares_is_a_fault(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "[functions.onne]\nretries = 1\n")
+    bench.write("a.py", ONE)
+    with pytest.raises(LoadError) as failure:
+        await bench.loader.load()
+    assert str(failure.value) == (
+        'runtime.toml [functions.onne]: no file declares a function "onne" (did you mean "one"?); rename the table or remove it'
+    )
+
+
+async def test_history_is_bounded_and_holds_no_modules(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.write("a.py", ONE)
+    await bench.loader.load()
+    for number in range(2, 105):
+        bench.write("a.py", ONE.replace("return 1", f"return {number}"))
+        await bench.loader.load()
+    assert [bench.loader.history[0].number, bench.loader.history[-1].number] == [5, 104]

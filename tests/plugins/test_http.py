@@ -1,0 +1,786 @@
+"""The source `http`, driven over real sockets and wired to the real flow."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import msgspec
+import pytest
+from runtime_plugins import http
+from support import Bench
+
+from runtime import Event, Full, Inlet, JournalError, NotRouted, Reject, Skip, Stopping, function, web
+
+PATIENCE = 20.0  # seconds until a test gives up on an answer
+
+
+class Order(msgspec.Struct):
+    id: str
+    total: float = 0.0
+
+
+def declare() -> None:
+    @function(on="order.placed")
+    async def validate(order: Order) -> Order:
+        return order
+
+    @function(on="echo")
+    async def echo(data: Any) -> Any:
+        return data
+
+    @function(on="broken")
+    async def fail(data: Any) -> None:
+        raise RuntimeError("the password is swordfish")
+
+    @function(on="refused")
+    async def refuse(data: Any) -> None:
+        raise Reject(data["why"], status=data["status"])
+
+
+def make(routes: Mapping[str, Any] | None = None, **options: Any) -> http.Http:
+    given = {"listen": "127.0.0.1:0", "routes": routes or {}, **options}
+    return http.Http("web", msgspec.convert(given, http.Http.Options))
+
+
+class Served(msgspec.Struct):
+    bench: Bench
+    source: http.Http
+    client: httpx.AsyncClient
+
+    async def accepted(self) -> int:
+        await self.bench.settled()
+        return (await self.bench.journal.counts()).accepted
+
+    async def event(self, id: str) -> Event:
+        return (await self.bench.journal.find(id))[0].event
+
+    async def status(self, id: str) -> str:
+        await self.bench.settled()
+        return (await self.bench.journal.find(id))[0].status
+
+    async def raw(self, request: bytes) -> bytes:
+        """Send bytes as they are, and return all that comes until the server closes."""
+        reader, writer = await self.connect()
+        writer.write(request)
+        answer = await asyncio.wait_for(reader.read(), PATIENCE)
+        writer.close()
+        return answer
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", httpx.URL(self.source.address()).port)
+
+
+@asynccontextmanager
+async def running(source: http.Http, inlet: Inlet) -> AsyncIterator[httpx.AsyncClient]:
+    await source.open()
+    task = asyncio.create_task(source.run(inlet))
+    await asyncio.sleep(0)
+    try:
+        async with httpx.AsyncClient(base_url=source.address(), timeout=PATIENCE) as client:
+            yield client
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await source.close()
+
+
+@asynccontextmanager
+async def serving(
+    routes: Mapping[str, Any] | None = None,
+    *,
+    functions: Callable[[], object] = declare,
+    bench: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> AsyncIterator[Served]:
+    async with Bench(functions, **(bench or {})) as flow:
+        source = make(routes, **options)
+        async with running(source, flow.inlet("web")) as client:
+            yield Served(flow, source, client)
+
+
+def detail(answer: httpx.Response, status: int) -> str:
+    """Return what a problem says, once it is sure that it is one."""
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
+    problem = answer.json()
+    assert (problem["status"], problem["type"]) == (status, "about:blank")
+    return str(problem["detail"])
+
+
+class FailingInlet:
+    """An inlet whose runtime raises the same error for every event."""
+
+    cursor: Any = None
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    async def put(self, events: Any, *, cursor: Any = None, wait: bool = True) -> None:
+        raise self._error
+
+    async def call(self, event: Event, *, timeout: float | None = None, retries: int = 0) -> Any:  # noqa: ASYNC109 - the contract
+        raise self._error
+
+
+async def refused(error: Exception, path: str = "/events/echo") -> httpx.Response:
+    async with running(make(), FailingInlet(error)) as client:
+        return await client.post(path, json=1)
+
+
+# --- /events ------------------------------------------------------------------------------------------
+
+CLOUD_EVENT = {"specversion": "1.0", "id": "7", "source": "shop", "type": "echo", "data": {"a": 1}}
+STRUCTURED = {"content-type": "application/cloudevents+json"}
+BATCH = {"content-type": "application/cloudevents-batch+json"}
+BINARY = {"ce-specversion": "1.0", "ce-id": "8", "ce-source": "shop", "ce-type": "echo", "content-type": "application/json"}
+
+
+async def test_json_at_the_path_of_a_type_becomes_an_event() -> None:
+    async with serving() as served:
+        answer = await served.client.post("/events/order.placed", json={"id": "7", "total": 12.5})
+        assert (answer.status_code, list(answer.json())) == (202, ["id"])
+        assert answer.headers["content-type"] == "application/json"
+        event = await served.event(answer.json()["id"])
+        assert (event.type, event.source, event.data) == ("order.placed", "source/web", {"id": "7", "total": 12.5})
+        assert (event.datacontenttype, event.request) == ("application/json", None)
+        assert await served.status(event.id) == "done"
+
+
+async def test_the_body_for_a_type_is_json_whatever_its_content_type_says() -> None:
+    async with serving() as served:
+        for media_type in ("application/x-www-form-urlencoded", "text/plain", "image/png"):
+            answer = await served.client.post("/events/echo?wait=9", content=b'{"id": "7"}', headers={"content-type": media_type})
+            assert (answer.status_code, answer.json()) == (200, {"id": "7"})
+
+
+async def test_no_body_is_null_data() -> None:
+    async with serving({"/ping": {"type": "echo", "reply": "result"}}) as served:
+        for path in ("/events/echo?wait=9", "/ping"):
+            answer = await served.client.post(path)
+            assert (answer.status_code, answer.content) == (200, b"null")
+
+
+async def test_what_is_not_a_type_is_refused() -> None:
+    async with serving() as served:
+        for type in ("a..b", ".a", "a.", "a.*", ">", "a b", "a\nb"):
+            answer = await served.client.post(f"/events/{quote(type)}", json=1)
+            expected = f'"{type}" is not an event type: it is words joined by single dots, without spaces, "*" and ">"'
+            assert detail(answer, 400) == expected
+        assert await served.accepted() == 0
+
+
+async def test_structured_and_binary_cloudevents_are_accepted() -> None:
+    async with serving() as served:
+        answer = await served.client.post("/events", content=json.dumps(CLOUD_EVENT), headers=STRUCTURED)
+        assert (answer.status_code, answer.json()) == (202, {"id": "7"})
+        answer = await served.client.post("/events", content=b'{"a": 2}', headers=BINARY)
+        assert (answer.status_code, answer.json()) == (202, {"id": "8"})
+        assert [(await served.event(id)).data for id in "78"] == [{"a": 1}, {"a": 2}]
+
+
+async def test_a_batch_is_answered_with_its_ids_in_order() -> None:
+    async with serving() as served:
+        batch = [{**CLOUD_EVENT, "id": id} for id in ("b", "a")]
+        answer = await served.client.post("/events", content=json.dumps(batch), headers=BATCH)
+        assert (answer.status_code, answer.json()) == (202, {"ids": ["b", "a"]})
+        answer = await served.client.post("/events", content=b"[]", headers=BATCH)
+        assert (answer.status_code, answer.json()) == (202, {"ids": []})
+
+
+async def test_one_bad_event_refuses_its_whole_batch() -> None:
+    async with serving() as served:
+        batch = [CLOUD_EVENT, {**CLOUD_EVENT, "id": None}]
+        answer = await served.client.post("/events", content=json.dumps(batch), headers=BATCH)
+        assert detail(answer, 400) == 'batch[1]: attribute "id": expected a string, found nothing; every CloudEvent has one'
+        assert await served.accepted() == 0
+
+
+async def test_a_cloudevent_without_an_id_is_malformed() -> None:
+    async with serving() as served:
+        event = {name: value for name, value in CLOUD_EVENT.items() if name != "id"}
+        answer = await served.client.post("/events", content=json.dumps(event), headers=STRUCTURED)
+        assert detail(answer, 400) == 'attribute "id": expected a string, found nothing; every CloudEvent has one'
+
+
+async def test_a_body_that_is_no_cloudevent_is_unsupported() -> None:
+    async with serving() as served:
+        answer = await served.client.post("/events", json=CLOUD_EVENT)
+        assert "application/cloudevents+json" in detail(answer, 415)
+
+
+async def test_a_cloudevent_can_be_waited_for_but_a_batch_cannot() -> None:
+    async with serving() as served:
+        answer = await served.client.post("/events?wait=9", content=json.dumps(CLOUD_EVENT), headers=STRUCTURED)
+        assert (answer.status_code, answer.json()) == (200, {"a": 1})
+        answer = await served.client.post("/events?wait=9", content=json.dumps([CLOUD_EVENT]), headers=BATCH)
+        assert detail(answer, 400) == "wait: a batch has no result to wait for; send its events one by one, or leave `wait` out"
+        assert await served.accepted() == 1
+
+
+async def test_a_wait_that_is_no_time_is_refused() -> None:
+    async with serving() as served:
+        for wait in ("", "soon", "0", "-1", "nan", "inf", "86401"):
+            answer = await served.client.post(f"/events/echo?wait={wait}", json=1)
+            assert detail(answer, 400) == f'wait: "{wait}" is not allowed; it is a number of seconds above 0, at most 86400'
+        assert await served.accepted() == 0
+
+
+async def test_events_can_be_closed_and_its_paths_used_for_routes() -> None:
+    async with serving({"/events/mine": {"type": "echo"}}, events=False) as served:
+        assert detail(await served.client.post("/events/echo", json=1), 404) == "nothing is served at this path"
+        assert detail(await served.client.post("/events", json=CLOUD_EVENT), 404) == "nothing is served at this path"
+        assert (await served.client.post("/events/mine", json=1)).status_code == 202
+
+
+# --- results ------------------------------------------------------------------------------------------
+
+
+async def test_a_result_is_sent_as_it_is() -> None:
+    async with serving({"/echo": {"type": "echo", "reply": "result"}}) as served:
+        for text in ("5", '"a"', '{"a":[1]}', "null", "true", "1.5", "[]", '"ü"'):
+            answer = await served.client.post("/echo", content=text)
+            assert (answer.status_code, answer.text) == (200, text)
+            assert answer.headers["content-type"] == "application/json"
+
+
+async def test_only_skipped_leaves_give_null() -> None:
+    def skips() -> None:
+        @function(on="echo")
+        async def skip(data: Any) -> None:
+            raise Skip("not today")
+
+    async with serving(functions=skips) as served:
+        answer = await served.client.post("/events/echo?wait=9", json=1)
+        assert (answer.status_code, answer.content) == (200, b"null")
+
+
+async def test_a_type_nobody_handles_is_not_found_when_its_result_is_asked_for() -> None:
+    async with serving() as served:
+        answer = await served.client.post("/events/nobody?wait=9", json=1)
+        assert detail(answer, 404) == 'no result for "nobody": no function handles it'
+        assert await served.accepted() == 0
+        answer = await served.client.post("/events/nobody", json=1)
+        assert answer.status_code == 202
+        assert await served.status(answer.json()["id"]) == "unrouted"
+
+
+async def test_data_that_does_not_fit_is_refused_only_when_its_result_is_asked_for() -> None:
+    async with serving({"/orders": {"type": "order.placed", "reply": "result"}}) as served:
+        answer = await served.client.post("/orders", json={"id": "7", "total": "much"})
+        assert "$.total" in detail(answer, 422)
+        assert await served.accepted() == 0
+        answer = await served.client.post("/events/order.placed", json={"id": "7", "total": "much"})
+        assert answer.status_code == 202
+        assert await served.status(answer.json()["id"]) == "dead"
+
+
+async def test_a_failed_run_says_which_event_failed_and_nothing_more() -> None:
+    async with serving({"/broken": {"type": "broken", "reply": "result"}}) as served:
+        answer = await served.client.post("/broken", json=1, headers={"ce-id": "7"})
+        assert detail(answer, 500) == "event 7 failed"
+        assert await served.status("7") == "dead"
+
+
+async def test_a_rejection_tells_its_reason_and_status() -> None:
+    async with serving({"/refused": {"type": "refused", "reply": "result"}}) as served:
+        for status, told in [(409, 409), (503, 503), (200, 500), (999, 500)]:
+            answer = await served.client.post("/refused", json={"why": "sold out", "status": status})
+            assert detail(answer, told) == "sold out"
+
+
+async def test_a_rejection_without_a_reason_names_the_event() -> None:
+    async with serving() as served:
+        answer = await served.client.post("/events/refused?wait=9", json={"why": "", "status": 422}, headers={"ce-id": "7"})
+        assert detail(answer, 422) == "event 7 was rejected"
+
+
+async def test_a_result_that_takes_too_long_is_a_504_and_the_run_goes_on() -> None:
+    release = asyncio.Event()
+
+    def slow() -> None:
+        @function(on="slow")
+        async def wait(data: Any) -> None:
+            await release.wait()
+
+    async with serving({"/slow": {"type": "slow", "reply": "result", "timeout": 0.02}}, functions=slow) as served:
+        answer = await served.client.post("/slow", json=1, headers={"ce-id": "7"})
+        assert detail(answer, 504) == "event 7: no result after 0.02 s; it goes on"
+        assert await served.status("7") == "queued"
+        release.set()
+        assert await served.status("7") == "done"
+
+
+async def test_a_route_may_retry_and_without_saying_so_does_not() -> None:
+    calls: list[str] = []
+
+    def flaky() -> None:
+        @function(on="flaky", backoff=0)
+        async def second_time(data: str) -> int:
+            calls.append(data)
+            if calls.count(data) < 2:
+                raise RuntimeError("no")
+            return len(calls)
+
+    routes = {"/once": {"type": "flaky", "reply": "result"}, "/twice": {"type": "flaky", "reply": "result", "retries": 1}}
+    async with serving(routes, functions=flaky) as served:
+        assert (await served.client.post("/once", json="a")).status_code == 500
+        asked = asyncio.create_task(served.client.post("/twice", json="b"))
+        while calls.count("b") < 2:
+            await served.bench.clock.advance(1)
+            await asyncio.sleep(0.001)
+        assert (await asked).json() == 3
+
+
+async def test_the_same_id_joins_the_first_event_and_redrives_a_dead_one() -> None:
+    calls: list[int] = []
+
+    def flaky() -> None:
+        @function(on="flaky")
+        async def second_time(data: int) -> int:
+            calls.append(data)
+            if len(calls) == 1:
+                raise RuntimeError("no")
+            return data
+
+    async with serving({"/flaky": {"type": "flaky", "reply": "result"}}, functions=flaky) as served:
+        answers = [await served.client.post("/flaky", json=5, headers={"x-github-delivery": "7"}) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [500, 200, 200]
+        assert (calls, answers[2].json(), await served.accepted()) == ([5, 5], 5, 1)
+        accepted = await served.client.post("/events/flaky", json=5, headers={"idempotency-key": "7"})
+        assert (accepted.status_code, accepted.json(), await served.accepted()) == (202, {"id": "7"}, 1)
+
+
+# --- routes -------------------------------------------------------------------------------------------
+
+
+async def test_a_route_makes_events_with_its_type_priority_key_and_request() -> None:
+    route = {"type": "order.placed", "priority": 7, "key": "customer.id", "methods": ["POST", "PUT"]}
+    async with serving({"/shops/{shop}/orders/{id}": route}) as served:
+        answer = await served.client.put(
+            "/shops/north%2Fwest/orders/a%20b?dry=1&dry=2&empty=&access_token=swordfish",
+            json={"id": "7", "customer": {"id": 12}},
+            headers={"X-Trace": "t", "Authorization": "Bearer swordfish", "Cookie": "swordfish", "X-Hub-Signature-256": "swordfish"},
+        )
+        event = await served.event(answer.json()["id"])
+        assert (event.type, event.source, event.priority, event.key) == ("order.placed", "source/web", 7, "12")
+        request = event.request
+        assert request is not None
+        assert (request.method, request.path) == ("PUT", "/shops/north/west/orders/a b")
+        assert request.params == {"shop": "north/west", "id": "a b"}
+        assert request.query == {"dry": "2", "empty": ""}
+        assert request.headers["x-trace"] == "t"
+        assert b"swordfish" not in msgspec.json.encode(event)
+
+
+async def test_a_literal_path_goes_before_a_parameter() -> None:
+    routes = {"/o/{id}": {"type": "one"}, "/o/new": {"type": "new"}, "/{any}/x": {"type": "any"}, "/o/{id}/x": {"type": "x"}}
+    async with serving(routes) as served:
+        for path, type in [("/o/7", "one"), ("/o/new", "new"), ("/o/%6Eew", "new"), ("/p/x", "any"), ("/o/x", "one"), ("/o/7/x", "x")]:
+            answer = await served.client.post(path, json=1)
+            assert (await served.event(answer.json()["id"])).type == type, path
+
+
+async def test_other_paths_are_not_found() -> None:
+    async with serving({"/orders/{id}": {"type": "echo"}, "/a": {"type": "echo"}}) as served:
+        for path in ("/", "/orders", "/orders/", "/orders/7/", "/a/", "/A", "/events/", "/events/a/b", "/..%2Fa"):
+            assert detail(await served.client.post(path, json=1), 404) == "nothing is served at this path", path
+
+
+async def test_other_methods_are_not_allowed() -> None:
+    async with serving({"/orders": {"type": "echo", "methods": ["GET", "PUT"]}}) as served:
+        answer = await served.client.post("/orders", json=1)
+        assert detail(answer, 405) == "POST is not allowed at this path; allowed: GET, PUT"
+        assert answer.headers["allow"] == "GET, PUT"
+        assert (await served.client.head("/orders")).status_code == 405
+        assert (await served.client.options("/orders")).status_code == 405
+        answer = await served.client.get("/events")
+        assert detail(answer, 405) == "GET is not allowed at this path; allowed: POST"
+        assert (await served.client.delete("/events/echo")).headers["allow"] == "POST"
+
+
+async def test_a_get_becomes_an_event_without_data() -> None:
+    async with serving({"/hook/{id}": {"type": "hook", "methods": ["GET"]}}) as served:
+        answer = await served.client.get("/hook/7?challenge=x")
+        event = await served.event(answer.json()["id"])
+        assert event.request is not None
+        assert (event.data, event.request.params, event.request.query) == (None, {"id": "7"}, {"challenge": "x"})
+
+
+async def test_a_route_takes_json_also_as_curl_announces_it() -> None:
+    async with serving({"/orders": {"type": "order.placed", "reply": "result"}}) as served:
+        for media_type in ("application/json; charset=utf-8", "application/vnd.github+json", "application/x-www-form-urlencoded"):
+            answer = await served.client.post("/orders", content=b'{"id": "a=b"}', headers={"content-type": media_type})
+            assert (answer.status_code, answer.json()) == (200, {"id": "a=b", "total": 0.0})
+        answer = await served.client.post("/orders", content=b'{"id": "7"}')
+        assert (answer.status_code, answer.json()) == (200, {"id": "7", "total": 0.0})
+
+
+async def test_other_bodies_stay_bytes_as_they_are() -> None:
+    async with serving({"/raw": {"type": "raw"}}) as served:
+        for media_type in ("text/plain; charset=latin-1", "application/octet-stream", "application/x-www-form-urlencoded"):
+            answer = await served.client.post("/raw", content=b"text=\xff&a=1", headers={"content-type": media_type})
+            event = await served.event(answer.json()["id"])
+            assert (event.data, event.datacontenttype) == (b"text=\xff&a=1", media_type)
+
+
+async def test_a_key_that_cannot_be_read_is_the_fault_of_the_data() -> None:
+    async with serving({"/orders": {"type": "echo", "key": "length(id)"}}) as served:
+        assert detail(await served.client.post("/orders", json={"id": 7}), 422).startswith(
+            "the key of the event cannot be read from the data: "
+        )
+        assert await served.accepted() == 0
+
+
+# --- who may call -------------------------------------------------------------------------------------
+
+
+async def test_a_route_with_a_bearer_lets_in_only_those_who_send_it() -> None:
+    async with serving({"/orders": {"type": "echo", "auth": {"bearer": "sésame"}}}) as served:
+        for given in ("", "Bearer", "Bearer wrong", "Bearer sésam", "Basic sésame", "sésame"):
+            answer = await served.client.post("/orders", json=1, headers={b"authorization": given.encode()})
+            assert detail(answer, 401) == "send the token of this route: Authorization: Bearer …"
+            assert answer.headers["www-authenticate"] == "Bearer"
+        assert (await served.client.post("/orders", json=1)).status_code == 401
+        assert await served.accepted() == 0
+        answer = await served.client.post("/orders", json=1, headers={b"authorization": "bearer sésame".encode()})
+        assert answer.status_code == 202
+
+
+async def test_credentials_are_asked_for_before_the_body_is_read() -> None:
+    async with serving({"/orders": {"type": "echo", "auth": {"bearer": "sesame"}}}) as served:
+        reader, writer = await served.connect()
+        writer.write(b"POST /orders HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n")
+        assert await asyncio.wait_for(reader.readline(), PATIENCE) == b"HTTP/1.1 401 Unauthorized\r\n"
+        writer.close()
+
+
+async def test_pages_of_allowed_origins_may_call_a_route() -> None:
+    async with serving({"/orders": {"type": "echo", "cors": ["https://shop.example"], "auth": {"bearer": "sesame"}}}) as served:
+        asks = {
+            "origin": "https://shop.example",
+            "access-control-request-method": "POST",
+            "access-control-request-headers": "authorization",
+        }
+        answer = await served.client.options("/orders", headers=asks)
+        assert (answer.status_code, answer.content) == (204, b"")
+        assert answer.headers["access-control-allow-origin"] == "https://shop.example"
+        assert answer.headers["access-control-allow-methods"] == "POST"
+        assert answer.headers["access-control-allow-headers"] == "authorization"
+        for headers, status in [({"authorization": "Bearer sesame"}, 202), ({}, 401)]:
+            answer = await served.client.post("/orders", json=1, headers={"origin": "https://shop.example", **headers})
+            assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (status, "https://shop.example")
+        answer = await served.client.options("/orders", headers={**asks, "origin": "https://evil.example"})
+        assert "access-control-allow-origin" not in answer.headers
+        assert answer.headers["vary"] == "Origin"
+
+
+async def test_a_route_may_be_called_by_pages_of_any_origin_or_of_none() -> None:
+    async with serving({"/any": {"type": "echo", "cors": True}, "/none": {"type": "echo"}}) as served:
+        headers = {"origin": "https://shop.example"}
+        assert (await served.client.post("/any", json=1, headers=headers)).headers["access-control-allow-origin"] == "*"
+        assert "access-control-allow-origin" not in (await served.client.post("/none", json=1, headers=headers)).headers
+
+
+# --- bodies that are wrong ----------------------------------------------------------------------------
+
+HOSTILE = {
+    "cut": b'{"id": ',
+    "words": b"not json",
+    "trailing": b'{"id": 1} x',
+    "nan": b'{"id": NaN}',
+    "infinity": b"[Infinity]",
+    "too large a float": b"1e999",
+    "too large an integer": b"1" * 30,
+    "far too large an integer": b"1" * 5000,
+    "not utf-8": b'"\xff"',
+    "lone surrogate": b'"\\ud800"',
+    "byte order mark": b"\xef\xbb\xbf{}",
+    "nul": b"\x00",
+    "deep": b"[" * 257 + b"]" * 257,
+    "deeper": b'{"a":' * 900 + b"1" + b"}" * 900,
+    "endless": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("reply", ["accepted", "result"])
+async def test_broken_json_is_malformed_in_every_mode(reply: str) -> None:
+    ways = [
+        ("/events", "application/cloudevents+json"),
+        ("/events/echo", "application/json"),
+        ("/echo", "application/json"),
+        ("/echo", "application/x-www-form-urlencoded"),
+    ]
+    async with serving({"/echo": {"type": "echo", "reply": reply}}) as served:
+        for name, body in HOSTILE.items():
+            for path, media_type in ways:
+                answer = await served.client.post(path, content=body, headers={"content-type": media_type})
+                assert detail(answer, 400), (name, path, media_type)
+        assert await served.accepted() == 0
+
+
+async def test_what_is_malformed_is_told() -> None:
+    async with serving() as served:
+        told = {
+            b'{"id": ': "the body is not JSON: Input data was truncated",
+            b"1" * 30: "the body has an integer beyond 64 bits; send it as a string",
+            b"[" * 257 + b"]" * 257: "the body is nested more than 256 levels deep",
+        }
+        for body, text in told.items():
+            assert detail(await served.client.post("/events/echo", content=body), 400) == text
+
+
+async def test_json_within_the_limits_is_accepted_however_unusual() -> None:
+    async with serving() as served:
+        for body in (b"[" * 256 + b"]" * 256, b"[" + b"{}," * 1000 + b"{}]", b"18446744073709551615", b'"\\u0000"'):
+            answer = await served.client.post("/events/echo?wait=9", content=body)
+            assert (answer.status_code, answer.json()) == (200, json.loads(body))
+
+
+async def test_a_body_that_is_too_large_is_refused() -> None:
+    async with serving({"/small": {"type": "echo", "max_body": 10}, "/large": {"type": "echo", "max_body": 3_000_000}}) as served:
+        text = json.dumps("x" * 2_000_000)
+        assert detail(await served.client.post("/events/echo", content=text), 413) == "the body is larger than 1048576 bytes"
+        assert detail(await served.client.post("/small", json="123456789"), 413) == "the body is larger than 10 bytes"
+        assert (await served.client.post("/small", json="12345678")).status_code == 202
+        assert (await served.client.post("/large", content=text)).status_code == 202
+        assert await served.accepted() == 2
+
+
+async def test_an_endless_body_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "DROPPED", 1000)
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b" " * 1000
+
+    async with serving(max_body=10_000) as served:
+        with suppress(httpx.TransportError):  # it may notice the end before it reads the answer
+            answer = await served.client.post("/events/echo", content=endless())
+            assert answer.status_code == 413
+        assert await served.accepted() == 0
+
+
+async def test_a_client_that_asks_first_need_not_send_a_body_that_is_too_large() -> None:
+    async with serving() as served:
+        answer = await served.raw(b"POST /events/echo HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 9999999\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        assert answer.endswith(b'"detail":"the body is larger than 1048576 bytes"}')
+
+
+async def test_a_compressed_body_is_unsupported() -> None:
+    async with serving() as served:
+        answer = await served.client.post("/events/echo", content=gzip.compress(b"1"), headers={"content-encoding": "gzip"})
+        assert detail(answer, 415) == 'content-encoding "gzip" is not supported; send the body as it is'
+
+
+# --- clients that are wrong ---------------------------------------------------------------------------
+
+
+AMBIGUOUS = [
+    b"POST /events/echo HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"POST /events/echo HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n1",
+    b"POST /events/echo HTTP/1.1\r\nhost: a\r\ncontent-length: -1\r\n\r\n1",
+    b"POST /events/echo HTTP/1.1\r\nhost: a\r\ncontent-length : 1\r\n\r\n1",
+    b"POST /events/\xff HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\n1",
+    b"nonsense\r\n\r\n",
+]
+
+
+async def test_ambiguous_requests_are_refused_and_the_connection_closed() -> None:
+    async with serving() as served:
+        for request in AMBIGUOUS:
+            assert (await served.raw(request)).startswith(b"HTTP/1.1 400 "), request
+        assert await served.accepted() == 0
+
+
+async def test_headers_that_do_not_end_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "HEAD_PATIENCE", 0.05)
+    async with serving() as served:
+        assert await served.raw(b"") == b""
+        assert await served.raw(b"POST /events/echo HTTP/1.1\r\nhost:") == b""
+        assert (await served.client.post("/events/echo", json=1)).status_code == 202
+        assert (await served.client.post("/events/echo", json=1)).status_code == 202
+
+
+async def test_headers_that_are_too_large_are_cut_off() -> None:
+    async with serving() as served:
+        reader, writer = await served.connect()
+        writer.write(b"POST /events/echo HTTP/1.1\r\nhost: a\r\nx: " + b"y" * 100_000)
+        with suppress(ConnectionError):  # one way to learn that it is cut
+            assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
+        writer.close()
+
+
+async def test_half_open_connections_hold_up_nobody() -> None:
+    async with serving() as served:
+        opened = [await served.connect() for _ in range(100)]
+        for _, writer in opened:
+            writer.write(b"POST /events/echo HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n{")
+        assert (await served.client.post("/events/echo?wait=9", json=1)).json() == 1
+        for _, writer in opened:
+            writer.close()
+            await writer.wait_closed()
+        assert await served.accepted() == 1
+
+
+async def test_a_client_that_has_gone_leaves_its_run_alone() -> None:
+    started, release = asyncio.Event(), asyncio.Event()
+
+    def slow() -> None:
+        @function(on="slow")
+        async def wait(data: Any) -> None:
+            started.set()
+            await release.wait()
+
+    async with serving(functions=slow) as served:
+        _, writer = await served.connect()
+        writer.write(b"POST /events/slow?wait=9 HTTP/1.1\r\nhost: a\r\nce-id: 7\r\ncontent-length: 1\r\n\r\n1")
+        await asyncio.wait_for(started.wait(), PATIENCE)
+        writer.close()
+        await writer.wait_closed()
+        release.set()
+        assert await served.status("7") == "done"
+
+
+# --- a runtime that cannot ----------------------------------------------------------------------------
+
+
+async def test_a_full_runtime_says_when_to_try_again() -> None:
+    async with serving(bench={"max_backlog": 0}) as served:
+        for path in ("/events/echo", "/events/echo?wait=9"):
+            answer = await served.client.post(path, json=1)
+            assert detail(answer, 503) == "0 events are waiting and max_backlog is 0; try again in 1 s"
+            assert answer.headers["retry-after"] == "1"
+
+
+async def test_a_journal_that_cannot_be_written_is_told_without_its_reasons() -> None:
+    answer = await refused(JournalError("disk full: /var/lib/journal.db"))
+    assert detail(answer, 503) == "events cannot be recorded now; try again later"
+    assert answer.headers["retry-after"] == "5"
+
+
+async def test_a_runtime_that_stops_tells_those_who_wait() -> None:
+    answer = await refused(Stopping("7"), "/events/echo?wait=9")
+    assert detail(answer, 503) == "event 7: the runtime is stopping; send it again with the same id for its result"
+    assert answer.headers["retry-after"] == "5"
+
+
+async def test_a_type_whose_functions_were_removed_is_unavailable() -> None:
+    answer = await refused(NotRouted("echo", removed=True), "/events/echo?wait=9")
+    assert detail(answer, 503) == 'no result for "echo": the functions that handled it were removed'
+    assert answer.headers["retry-after"] == "5"
+
+
+async def test_the_seconds_to_try_again_are_whole() -> None:
+    assert (await refused(Full(1, 1, retry_after=2.6))).headers["retry-after"] == "3"
+
+
+async def test_an_error_nobody_thought_of_is_logged_and_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    answer = await refused(RuntimeError("the password is swordfish"))
+    assert detail(answer, 500) == "the request could not be answered; the log of the runtime says why"
+    (record,) = [record for record in caplog.records if record.name == "sources.web"]
+    assert (record.levelno, record.getMessage()) == (logging.ERROR, "a request could not be answered")
+    assert "swordfish" in caplog.text
+
+
+async def test_requests_before_the_source_runs_are_asked_to_come_again() -> None:
+    source = make()
+    await source.open()
+    async with httpx.AsyncClient(base_url=source.address()) as client:
+        answer = await client.post("/events/echo", json=1)
+    assert detail(answer, 503) == "the source is starting; try again in 1 s"
+    assert answer.headers["retry-after"] == "1"
+    await source.close()
+
+
+async def test_a_source_that_closes_answers_its_callers_first() -> None:
+    started, release = asyncio.Event(), asyncio.Event()
+
+    def slow() -> None:
+        @function(on="slow")
+        async def wait(data: Any) -> Any:
+            started.set()
+            await release.wait()
+            return data
+
+    async with serving(functions=slow) as served:
+        asked = asyncio.create_task(served.client.post("/events/slow?wait=9", json=5))
+        await asyncio.wait_for(started.wait(), PATIENCE)
+        closing = asyncio.create_task(served.source.close())
+        await asyncio.sleep(0)
+        assert not asked.done()
+        release.set()
+        assert (await asked).json() == 5
+        await asyncio.wait_for(closing, PATIENCE)
+        with pytest.raises(httpx.ConnectError):
+            await served.client.post("/events/slow", json=5)
+
+
+async def test_an_address_that_is_taken_is_an_error_that_names_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(OSError, match=f"{listen}: Address already in use"):
+            await make(listen=listen).open()
+
+
+# --- options ------------------------------------------------------------------------------------------
+
+
+FAULTS: list[tuple[str, dict[str, Any], str]] = [
+    ("orders", {}, "a path is like /orders or /orders/{id}: no empty segment, and a parameter is a whole one"),
+    ("/a//b", {}, "a path is like /orders or /orders/{id}: no empty segment, and a parameter is a whole one"),
+    ("/a b", {}, "a path is like /orders or /orders/{id}: no empty segment, and a parameter is a whole one"),
+    ("/{id}.json", {}, "a path is like /orders or /orders/{id}: no empty segment, and a parameter is a whole one"),
+    ("/a?b", {}, "a path is like /orders or /orders/{id}: no empty segment, and a parameter is a whole one"),
+    ("/{a}/{a}", {}, "each parameter has a name of its own"),
+    ("/events", {}, "/events is the source's own; choose another path or set `events = false`"),
+    ("/events/x/y", {}, "/events is the source's own; choose another path or set `events = false`"),
+    ("/a", {"type": "a.*"}, '`type` is one event type without wildcards, found "a.*"'),
+    ("/a", {"methods": []}, "`methods` are one or more of DELETE, GET, PATCH, POST, PUT, found none"),
+    ("/a", {"methods": ["POST", "FETCH"]}, "`methods` are one or more of DELETE, GET, PATCH, POST, PUT, found FETCH"),
+    ("/a", {"timeout": 0}, "`timeout` is more than 0 and at most 86400 seconds, found 0"),
+    ("/a", {"retries": -1}, "`retries` is 0 or more, found -1"),
+    ("/a", {"priority": 10}, "`priority` is 0 (bulk) to 9 (urgent), found 10"),
+    ("/a", {"max_body": 0}, "`max_body` is 1 byte or more, found 0"),
+    ("/a", {"auth": {"bearer": ""}}, "`auth.bearer` is empty; set the secret, or remove `auth` to let anyone in"),
+    ("/a", {"signature": {"scheme": "github"}}, "`signature` is not supported yet; leave it out, and protect the route with `auth`"),
+    ("/a", {"key": "a..b"}, '`key` is a JMESPath into the data, found "a..b"'),
+]
+
+
+@pytest.mark.parametrize(("path", "options", "message"), FAULTS)
+def test_a_route_that_is_wrong_is_refused(path: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        make({path: {"type": "a", **options}})
+    assert str(caught.value) == f'routes."{path}": {message}'
+
+
+def test_everything_that_is_wrong_is_told_at_once() -> None:
+    with pytest.raises(ValueError) as caught:
+        make({"/a/{x}": {"type": "a", "retries": -1}, "/a/{y}": {"type": "a"}}, max_body=0)
+    assert str(caught.value) == (
+        'routes."/a/{x}": `retries` is 0 or more, found -1; '
+        'routes."/a/{y}": takes the same paths as routes."/a/{x}"; remove one of them; '
+        "`max_body` is 1 byte or more, found 0"
+    )
+
+
+def test_an_address_of_the_wrong_form_is_refused() -> None:
+    with pytest.raises(ValueError) as caught:
+        make(listen="8080")
+    assert str(caught.value).startswith("`listen`: expected HOST:PORT")
+
+
+async def test_the_source_tells_where_it_listens_and_never_ends() -> None:
+    async with serving() as served:
+        assert served.source.address() == f"http://127.0.0.1:{served.client.base_url.port}"
+        assert not served.source.finite
+    assert http.register_sources() == {"http": http.Http}

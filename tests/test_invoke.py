@@ -1,0 +1,93 @@
+"""`invoke` calls functions once, in this process, and sends nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime import LoadError, config
+from runtime.invoke import Invocation, invoke
+
+FUNCTIONS = """
+import msgspec
+from runtime import Reject, Skip, function
+
+class Order(msgspec.Struct):
+    id: str
+    total: float = 1.0
+
+@function(on="order.placed")
+def validate(order: Order) -> Order:
+    if order.total < 0:
+        raise Reject("no negative totals")
+    return order
+
+@function(after="validate", emits="order.charged")
+async def charge(validate: Order, context) -> dict:
+    context.emit("audit", {"order": validate.id})
+    return {"amount": validate.total}
+
+@function(after=["validate", "charge"])
+async def receipt(validate: Order, charge: dict) -> str:
+    return f"{validate.id}: {charge['amount']}"
+
+@function
+async def alone(data: int) -> int:
+    raise Skip("not needed")
+
+@function(timeout=0.01)
+async def slow(data: int) -> None:
+    import asyncio
+    await asyncio.Event().wait()
+"""
+
+
+async def call(folder: Path, name: str | None, data: Any, **more: Any) -> Invocation:
+    (folder / "functions").mkdir(exist_ok=True)
+    (folder / "functions" / "orders.py").write_text(FUNCTIONS)
+    return await invoke(config.load(folder / "runtime.toml"), name, data, **more)
+
+
+async def test_one_function_is_called_with_the_data(tmp_path: Path) -> None:
+    done = await call(tmp_path, "validate", {"id": "7"})
+    assert (done.result.id, done.emitted, done.failed) == ("7", [], None)
+
+
+async def test_a_function_after_one_other_is_given_its_result_and_after_several_an_object(tmp_path: Path) -> None:
+    done = await call(tmp_path, "charge", {"id": "7", "total": 3})
+    assert done.result == {"amount": 3.0}
+    assert [(event.type, event.data) for event in done.emitted] == [("audit", {"order": "7"}), ("order.charged", {"amount": 3.0})]
+    done = await call(tmp_path, "receipt", {"validate": {"id": "7"}, "charge": {"amount": 2}})
+    assert done.result == "7: 2"
+    with pytest.raises(LoadError) as failure:
+        await call(tmp_path, "receipt", {"validate": {"id": "7"}})
+    assert str(failure.value) == (
+        'invoke: "receipt" comes after several functions: give their results as data, {"validate": …, "charge": …}'
+    )
+
+
+async def test_a_whole_plan_is_run_by_type(tmp_path: Path) -> None:
+    done = await call(tmp_path, None, {"id": "7", "total": 5}, type="order.placed")
+    assert done.result == "7: 5.0"
+    assert [event.type for event in done.emitted] == ["audit", "order.charged"]
+
+
+async def test_failures_are_told_and_skips_are_none(tmp_path: Path) -> None:
+    done = await call(tmp_path, None, {"id": "7", "total": -5}, type="order.placed")
+    assert done.failed == '"validate" failed: Reject: no negative totals'
+    assert "orders.py" in done.traceback
+    assert (await call(tmp_path, "alone", 1)).result is None
+    assert (await call(tmp_path, "slow", 1)).failed == '"slow" failed: StepTimeout: "slow" took longer than 0.01 s'
+    misfit = await call(tmp_path, "validate", {"id": 7})
+    assert misfit.failed == (
+        '"validate" failed: DataError: parameter "order" of "validate" does not fit: Expected `str`, got `int` - at `$.id`'
+    )
+
+
+async def test_unknown_names_and_types_are_told(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match='there is no function "chrage" \\(did you mean "charge"\\?\\)'):
+        await call(tmp_path, "chrage", None)
+    with pytest.raises(LoadError, match='no function handles events of type "nothing"'):
+        await call(tmp_path, None, None, type="nothing")
