@@ -17,7 +17,6 @@ from pathlib import Path
 from runtime import Event, config, function
 from runtime.cli import drawing
 from runtime.clock import SystemClock
-from runtime.config import SourceSettings
 from runtime.engine import Engine
 from runtime.function import collecting
 from runtime.graph import Graph, build_graph
@@ -25,6 +24,7 @@ from runtime.inlet import HostInlet
 from runtime.journal.memory import MemoryJournal
 from runtime.loading import importer
 from runtime.loading.generation import make_graph
+from runtime.settings import SourceSettings
 from runtime.specs import FunctionSpec, make_function
 
 ROUNDS = 5

@@ -27,6 +27,7 @@ from runtime import (
     Source,
     WebServer,
     cloudevents,
+    codec,
     hookimpl,
     problem_of,
     read_body,
@@ -229,7 +230,7 @@ class Http(Source):
             return 202, msgspec.json.encode(ids)
         if not isinstance(events, Event):
             raise Problem(400, "wait: a batch has no result to wait for; send its events one by one, or leave `wait` out")
-        return 200, cloudevents.to_json(await inlet.call(events, timeout=wait, retries=route.retries))
+        return 200, codec.to_json(await inlet.call(events, timeout=wait, retries=route.retries))
 
     def _problem(self, error: Exception) -> Problem:
         """Return what the caller is told of an error."""
@@ -245,7 +246,7 @@ class Http(Source):
         type = request.params["type"]
         if not _TYPE.fullmatch(type):
             raise Problem(400, f'"{type}" is not an event type: it is words joined by single dots, without spaces, "*" and ">"')
-        data = cloudevents.read_json("the body", body) if body else None
+        data = codec.read_json("the body", body) if body else None
         id = cloudevents.id_from_headers(request.headers)
         return Event(type=type, source=self._origin, id=id, data=data, datacontenttype="application/json"), _wait(request)
 
@@ -380,9 +381,9 @@ def _data(content_type: str, body: bytes) -> tuple[Any, str | None]:
         return None, None
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type in ("", "application/json", "text/json") or media_type.endswith("+json"):
-        return cloudevents.read_json("the body", body), "application/json"
+        return codec.read_json("the body", body), "application/json"
     if media_type == "application/x-www-form-urlencoded" and not _is_form(body):  # curl -d says form, whatever it sends
-        return cloudevents.read_json("the body", body), "application/json"
+        return codec.read_json("the body", body), "application/json"
     return body, content_type
 
 

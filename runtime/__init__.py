@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from runtime import cloudevents
+from runtime import cloudevents, codec
 
 # what connectors implement and are given
 from runtime.contracts import Clock, Inlet, Sink, Source
@@ -72,6 +72,7 @@ __all__ = [
     "Stopping",
     "WebServer",
     "cloudevents",
+    "codec",
     "function",
     "hookimpl",
     "problem_of",

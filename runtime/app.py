@@ -7,7 +7,6 @@ import logging
 from typing import Any
 
 from runtime.clock import SystemClock
-from runtime.config import Settings, SourceSettings
 from runtime.contracts import Clock, Inlet, Source
 from runtime.engine import Engine
 from runtime.errors import ConfigError, Fault, JournalError
@@ -18,6 +17,7 @@ from runtime.loading.loader import Loader
 from runtime.loading.watch import Watcher
 from runtime.plugins import load_plugins
 from runtime.records import RUNNING
+from runtime.settings import Settings, SourceSettings
 from runtime.supervisor import Supervisor
 
 log = logging.getLogger("runtime")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from runtime import config
-from runtime.config import Settings
 from runtime.errors import ConfigError, Fault, LoadError
 from runtime.graph import Graph
 from runtime.loading import importer
 from runtime.loading.generation import make_graph
 from runtime.plugins import load_plugins
+from runtime.settings import Settings
 
 
 def check(path: str | Path) -> tuple[Settings, Graph | None, list[Fault]]:

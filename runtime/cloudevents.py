@@ -1,4 +1,4 @@
-"""CloudEvents 1.0: events as JSON, as batches of JSON and as HTTP messages; and any value as JSON.
+"""CloudEvents 1.0: events as JSON, as batches of JSON and as HTTP messages.
 
 An attribute is a string, a boolean or a 32-bit integer; JSON null means that it is absent. Names are made
 of a-z and 0-9. The body of an HTTP message in binary mode is the data itself, so types are lost there:
@@ -8,8 +8,6 @@ extensions come back as strings, and data is read by its content type (JSON, tex
 from __future__ import annotations
 
 import base64
-import math
-import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -17,51 +15,16 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
+from runtime.codec import BYTES, read_json, to_json
 from runtime.errors import MalformedEvent
 from runtime.event import Event
 
 EVENT_TYPE: Final = "application/cloudevents+json"
 BATCH_TYPE: Final = "application/cloudevents-batch+json"
 
-_MAX_DEPTH = 256  # what is read is written again from deeper in the stack, of which Python allows 1,000 levels
-_NON_FINITE = re.compile(rb"\xcb[\x7f\xff]")  # how a NaN or infinite float begins in msgpack, and next to nothing else
-_BYTES = (bytes, bytearray, memoryview)
-_DECODER = msgspec.json.Decoder()
-_PACKER = msgspec.msgpack.Encoder()
-_UNPACKER = msgspec.msgpack.Decoder()
 _CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1", "windows-1252", "utf-16"})
 _ID_HEADERS = ("ce-id", "nats-msg-id", "x-github-delivery", "webhook-id", "idempotency-key")
 _UNESCAPED = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
-
-
-def to_builtins(value: Any) -> Any:
-    """Return a value as dicts with string keys, lists, strings, numbers, booleans, None and bytes.
-
-    Takes whatever msgspec can encode, and pydantic models. What it returns is what comes back from a
-    journal: tuples and sets are lists, bytes stay bytes, times and the like are strings.
-
-    Raises:
-        TypeError: a part of it is no data.
-        ValueError: a float is NaN or infinite, an integer is beyond 64 bits, text holds a lone surrogate,
-            or it is nested too deeply.
-    """
-    if value is None or type(value) is bytes:
-        return value
-    try:
-        packed = _PACKER.encode(msgspec.to_builtins(value, builtin_types=_BYTES, str_keys=True, enc_hook=_encode_custom))
-        plain = _UNPACKER.decode(packed)
-    except OverflowError:
-        raise ValueError("an integer is beyond 64 bits; use a string") from None
-    except RecursionError:
-        raise ValueError("it is nested too deeply, or contains itself") from None
-    if _NON_FINITE.search(packed):
-        _refuse_non_finite(plain)
-    return plain
-
-
-def to_json(value: Any) -> bytes:
-    """Return any value that `to_builtins` takes as one line of JSON; bytes become base64, NaN becomes null."""
-    return _ENCODER.encode(value)
 
 
 def to_dict(event: Event) -> dict[str, Any]:
@@ -72,7 +35,7 @@ def to_dict(event: Event) -> dict[str, Any]:
     """
     result = _attributes_of(event)
     data = event.data
-    if isinstance(data, _BYTES):
+    if isinstance(data, BYTES):
         result["data_base64"] = base64.b64encode(data).decode()
     elif data is not None:
         result["data"] = data
@@ -156,7 +119,7 @@ def to_binary(event: Event) -> tuple[dict[str, str], bytes]:
     if content_type is None:
         if event.data is None:
             return headers, b""
-        content_type = "application/octet-stream" if isinstance(event.data, _BYTES) else "application/json"
+        content_type = "application/octet-stream" if isinstance(event.data, BYTES) else "application/json"
     if not (content_type.isascii() and content_type.isprintable()):
         raise MalformedEvent(f'attribute "datacontenttype": expected a media type, found {_shown(content_type)}')
     headers["content-type"] = content_type
@@ -391,7 +354,7 @@ def _read_body(media_type: str, content_type: str, body: bytes) -> Any:
 def _body_of(data: Any, content_type: str) -> bytes:
     if data is None:
         return b""
-    if isinstance(data, _BYTES):
+    if isinstance(data, BYTES):
         return bytes(data)
     if not isinstance(data, str) or _is_json(_media_type(content_type)):
         return to_json(data)
@@ -399,55 +362,3 @@ def _body_of(data: Any, content_type: str) -> bytes:
         return data.encode(_charset(content_type))
     except UnicodeEncodeError as error:
         raise MalformedEvent(f"the data: expected text that its datacontenttype can say, found {error}; use charset=utf-8") from None
-
-
-def read_json(where: str, raw: bytes) -> Any:
-    """Read JSON that can be written again, by any journal and from deeper in the stack."""
-    try:
-        value = _DECODER.decode(raw)
-        _PACKER.encode(value)
-    except OverflowError:
-        raise MalformedEvent(f"{where}: expected integers of at most 64 bits, found a larger one; send it as a string") from None
-    except RecursionError:
-        raise _too_deep(where) from None
-    except ValueError as error:
-        raise MalformedEvent(f"{where}: expected JSON: {error}") from None
-    if raw.count(b"[") + raw.count(b"{") > _MAX_DEPTH and _is_deeper(value, _MAX_DEPTH):
-        raise _too_deep(where)
-    return value
-
-
-def _too_deep(where: str) -> MalformedEvent:
-    return MalformedEvent(f"{where}: expected JSON nested at most {_MAX_DEPTH} levels deep, found more")
-
-
-def _is_deeper(value: Any, limit: int) -> bool:
-    level = [value]
-    for _ in range(limit):
-        children = [child for parent in level for child in (parent.values() if type(parent) is dict else parent)]
-        level = [child for child in children if type(child) is dict or type(child) is list]
-        if not level:
-            return False
-    return True
-
-
-def _refuse_non_finite(value: Any) -> None:
-    pending = [value]
-    while pending:
-        item = pending.pop()
-        if type(item) is float and not math.isfinite(item):
-            raise ValueError(f"JSON has no word for the float {item}; use None or a string")
-        if type(item) is dict:
-            pending += item.values()
-        elif type(item) is list:
-            pending += item
-
-
-def _encode_custom(value: Any) -> Any:
-    """Say a pydantic model, which is recognised by its method and never imported."""
-    if isinstance(value, type) or not hasattr(value, "model_dump"):
-        raise TypeError(f"`{type(value).__qualname__}` is not a type of data")
-    return value.model_dump(mode="json")
-
-
-_ENCODER = msgspec.json.Encoder(enc_hook=_encode_custom)

@@ -7,137 +7,43 @@ written, so that a secret that came out of a `${…}` is in none of them.
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 import tomli
-from msgspec import UNSET, Meta, inspect
+from msgspec import UNSET, inspect
 
 from runtime import pattern
 from runtime.errors import ConfigError, Fault, nearest
+from runtime.placeholders import Filler
+from runtime.settings import (
+    AdminSettings,
+    DispatchSettings,
+    FunctionSettings,
+    JournalSettings,
+    LogSettings,
+    RuntimeSettings,
+    Settings,
+    SinkSettings,
+    SourceSettings,
+)
 from runtime.specs import FIELDS, check_options
+from runtime.toml import kind_of, place_of, quoted, shown
 
 M = TypeVar("M", bound=msgspec.Struct)
-S = TypeVar("S", "SourceSettings", "SinkSettings", "FunctionSettings")
-
-Name = Annotated[str, Meta(min_length=1)]
-Seconds = Annotated[float, Meta(ge=0)]
-Positive = Annotated[float, Meta(gt=0)]
-Count = Annotated[int, Meta(ge=1)]
+S = TypeVar("S", SourceSettings, SinkSettings, FunctionSettings)
 
 DEFAULT_NAME = "runtime.toml"  # the one file that may be missing
 TABLES = ("runtime", "log", "journal", "dispatch", "sources", "sinks", "functions", "admin")
 EXTERNAL = {"command": "commands", "url": "remote services", "grpc": "remote services", "handler": "handlers of other conventions"}
 """Keys of the contract in `[functions.NAME]` that are refused, never ignored, until their executor exists."""
 
-PLACEHOLDER = re.compile(r"\$\$\{|\$\{(?P<inside>[^}]*)(?P<end>\}?)")
-INSIDE = re.compile(r"(?P<variable>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>.*))?|file:(?P<file>.+)", re.DOTALL)
 LISTEN = re.compile(r"(?:\[(?P<six>[^\s\]]*:[^\s\]]*)\]|(?P<host>[^\s:/\[\]]*)):(?P<port>[0-9]{1,5})")
 LISTEN_FORM = 'expected HOST:PORT with a port of 0 … 65535, as in "127.0.0.1:8080" or "[::1]:8080"'
-KINDS = {bool: "a boolean", int: "a whole number", float: "a number", str: "a string", list: "a list", dict: "a table"}
-
-
-class RuntimeSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """`[runtime]`: folders, relative to that of the file, and patience in seconds."""
-
-    functions: Name = "functions"
-    plugins: Name = "plugins"
-    grace: Seconds = 30.0
-    load_timeout: Positive = 10.0
-
-
-class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """`[log]`: what is logged on stderr, and how."""
-
-    level: Literal["debug", "info", "warning", "error", "critical"] = "info"
-    format: Literal["text", "json"] = "text"
-
-
-class JournalSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """`[journal]`: where events are recorded; `keep` and `dedupe` in seconds, `max_backlog` in events."""
-
-    url: str = "memory:"
-    keep: Seconds = 86_400.0
-    max_bytes: Count = 10_000_000_000
-    dedupe: Seconds = 3600.0
-    max_backlog: Count = 10_000_000
-
-
-class DispatchSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """`[dispatch]`: which event goes next; `aging` in seconds for one level of priority, 0 is strict."""
-
-    order: Literal["fifo", "priority"] = "fifo"
-    aging: Seconds = 30.0
-    in_flight: Count = 1000
-    max_hops: Count = 64
-
-
-class SourceSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """`[sources.NAME]`: `key` is a JMESPath into the data, `rate` in events a second, `options` are the plugin's own keys."""
-
-    plugin: Name
-    priority: Annotated[int, Meta(ge=0, le=9)] | None = None
-    key: str | None = None
-    rate: Positive | None = None
-    options: dict[str, Any] = {}
-
-
-class SinkSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """`[sinks.NAME]`: as for functions, in seconds; without `on` it takes every event. `options` are the plugin's own keys."""
-
-    plugin: Name
-    on: tuple[str, ...] = (">",)
-    retries: Annotated[int, Meta(ge=0)] = 3
-    backoff: Seconds = 1.0
-    backoff_max: Seconds = 300.0
-    timeout: Positive = 60.0
-    concurrency: Count = 64
-    batch: Count = 1
-    batch_wait: Seconds = 0.05
-    options: dict[str, Any] = {}
-
-
-class FunctionSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """`[functions.NAME]`: `overrides` are options of `@function`, `settings` is the table for the function itself."""
-
-    overrides: dict[str, Any] = {}
-    settings: dict[str, Any] = {}
-
-
-class AdminSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """`[admin]`: where the API listens, and the token it asks for; an empty one is none."""
-
-    listen: str = "127.0.0.1:8090"
-    token: str | None = None
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """All of a configuration file; `path` is that of the file, which may be missing."""
-
-    path: Path
-    runtime: RuntimeSettings = RuntimeSettings()
-    log: LogSettings = LogSettings()
-    journal: JournalSettings = JournalSettings()
-    dispatch: DispatchSettings = DispatchSettings()
-    sources: dict[str, SourceSettings] = {}
-    sinks: dict[str, SinkSettings] = {}
-    functions: dict[str, FunctionSettings] = {}
-    admin: AdminSettings = AdminSettings()
-
-    @property
-    def functions_dir(self) -> Path:
-        """The folder of the function files."""
-        return self.path.parent / self.runtime.functions
-
-    @property
-    def plugins_dir(self) -> Path:
-        """The folder of the project's own plugins."""
-        return self.path.parent / self.runtime.plugins
 
 
 def load(path: str | Path) -> Settings:
@@ -219,15 +125,15 @@ class _Table(msgspec.Struct, frozen=True):
 
     def kind(self, key: str) -> str:
         """Return what stands there, without the value."""
-        return self._unfilled(key) or _kind(self.written[key])
+        return self._unfilled(key) or kind_of(self.written[key])
 
     def found(self, key: str) -> str:
         """Return what stands there as written."""
-        return self._unfilled(key) or _shown(self.written[key])
+        return self._unfilled(key) or shown(self.written[key])
 
     def _unfilled(self, key: str) -> str:
         value = self.written[key]
-        return f"the value of {_shown(value)}" if isinstance(value, str) and self.is_filled(key) else ""
+        return f"the value of {shown(value)}" if isinstance(value, str) and self.is_filled(key) else ""
 
 
 class _Reader:
@@ -237,6 +143,7 @@ class _Reader:
         self._path = path
         self._written = written
         self._faults = faults
+        self._filler = Filler(path.parent, self._fault)
 
     def settings(self) -> Settings:
         """Return the settings."""
@@ -245,9 +152,9 @@ class _Reader:
             if key in TABLES:
                 continue
             if isinstance(value, dict):
-                self._fault((_quoted(key),), "", f"unknown table{nearest(key, TABLES)}; allowed: {allowed}")
+                self._fault((key,), "", f"unknown table{nearest(key, TABLES)}; allowed: {allowed}")
             else:
-                self._fault((), _quoted(key), f"expected the key in a table, found it in none; allowed: {allowed}")
+                self._fault((), quoted(key), f"expected the key in a table, found it in none; allowed: {allowed}")
         return Settings(
             path=self._path,
             runtime=self._section("runtime", RuntimeSettings),
@@ -267,7 +174,7 @@ class _Reader:
         given, others = self._fields(table, model)
         allowed = model.__struct_fields__
         for key in others:
-            self._fault(table.place, _quoted(key), f"unknown key{nearest(key, allowed)}; allowed: {', '.join(allowed)}")
+            self._fault(table.place, quoted(key), f"unknown key{nearest(key, allowed)}; allowed: {', '.join(allowed)}")
         return model(**given)
 
     def _sources(self) -> dict[str, SourceSettings]:
@@ -279,7 +186,7 @@ class _Reader:
         """Return what `read` makes of each table `[group.NAME]`."""
         tables = self._written.get(group, {})
         if not isinstance(tables, dict):
-            self._fault((), group, f"expected tables [{group}.NAME], found {_kind(tables)}")
+            self._fault((), group, f"expected tables [{group}.NAME], found {kind_of(tables)}")
             return {}
         opened = {name: self._open((group,), name, value) for name, value in tables.items()}
         made = {name: read(table) for name, table in opened.items() if table is not None}
@@ -326,7 +233,7 @@ class _Reader:
     def _admin(self) -> AdminSettings:
         admin = self._section("admin", AdminSettings)
         admin = msgspec.structs.replace(admin, token=(admin.token or "").strip() or None)
-        is_told = any(fault.where == self._where(("admin",), "token") for fault in self._faults)
+        is_told = any(fault.where == place_of(self._path.name, ("admin",), "token") for fault in self._faults)
         if admin.token is None and not is_told and not is_loopback(parse_listen(admin.listen)[0]):
             message = (
                 'expected a token, because `listen` is not on loopback, found none; set token = "${ADMIN_TOKEN}", or listen on 127.0.0.1'
@@ -354,74 +261,20 @@ class _Reader:
     def _checked(self, table: _Table, key: str, value: Any, message: str) -> Any:
         if not message:
             return value
-        self._fault(table.place, _quoted(key), message)
+        self._fault(table.place, quoted(key), message)
         return UNSET
 
     def _open(self, outer: tuple[str, ...], key: str, value: Any) -> _Table | None:
-        place = (*outer, _quoted(key))
+        place = (*outer, key)
         if not isinstance(value, dict):
-            self._fault(outer, _quoted(key), f"expected a table [{'.'.join(place)}], found {_kind(value)}")
+            self._fault(outer, quoted(key), f"expected a table [{'.'.join(map(quoted, place))}], found {kind_of(value)}")
             return None
         before = len(self._faults)
-        filled = self._fill_table(place, value)
+        filled = self._filler.table(place, value)
         return _Table(place, value, filled, len(self._faults) == before)
 
-    def _fill_table(self, place: tuple[str, ...], table: Mapping[str, Any]) -> dict[str, Any]:
-        filled = {key: self._fill(place, _quoted(key), value) for key, value in table.items()}
-        return {key: value for key, value in filled.items() if value is not UNSET}
-
-    def _fill(self, place: tuple[str, ...], key: str, value: Any) -> Any:
-        """Return the value with its placeholders filled in; UNSET, and a fault, when one cannot be."""
-        if isinstance(value, dict):
-            return self._fill_table((*place, key), value)
-        if isinstance(value, list):
-            items = [self._fill(place, f"{key}[{index}]", item) for index, item in enumerate(value)]
-            return UNSET if UNSET in items else items
-        if not isinstance(value, str):
-            return value
-        before = len(self._faults)
-        text = PLACEHOLDER.sub(lambda match: self._fill_one(place, key, match), value)
-        return text if len(self._faults) == before else UNSET
-
-    def _fill_one(self, place: tuple[str, ...], key: str, match: re.Match[str]) -> str:
-        if match["inside"] is None:
-            return "${"
-        inside = INSIDE.fullmatch(match["inside"])
-        if inside is None or not match["end"] or "${" in match["inside"]:
-            form = "expected ${VAR}, ${VAR:-default} or ${file:PATH}"
-            self._fault(place, key, f"{form}, found {_shown(match[0])}; write $${{ for a ${{ that is meant as it is")
-            return ""
-        try:
-            return _read_secret(self._path.parent / inside["file"]) if inside["file"] else _variable(inside)
-        except LookupError as error:
-            self._fault(place, key, error.args[0])
-            return ""
-
     def _fault(self, place: tuple[str, ...], key: str, message: str) -> None:
-        self._faults.append(Fault(self._where(place, key), message))
-
-    def _where(self, place: tuple[str, ...], key: str) -> str:
-        table = f"[{'.'.join(place)}]" if place else ""
-        return " ".join(part for part in (self._path.name, table, key) if part)
-
-
-def _variable(inside: re.Match[str]) -> str:
-    """Return an environment variable or its default; as in a shell, the default also stands for an empty one."""
-    name, default = inside["variable"], inside["default"]
-    value = os.environ.get(name)
-    if value is None and default is None:
-        raise LookupError(f"environment variable {name} is not set; set it, or give a default as in ${{{name}:-…}}")
-    return value or default or ""
-
-
-def _read_secret(path: Path) -> str:
-    try:
-        return path.read_text("utf-8").rstrip("\r\n")
-    except OSError as error:
-        why = str(error.strerror)
-    except ValueError:
-        why = "no text in UTF-8"
-    raise LookupError(f"expected the file {path}, found: {why}; make it, or correct the path, which is relative to the configuration file")
+        self._faults.append(Fault(place_of(self._path.name, place, key), message))
 
 
 def _converted(value: Any, type: Any, *, strict: bool) -> Any:
@@ -516,23 +369,3 @@ CHECKS: Mapping[str, Callable[[Any, str], str]] = {
     "listen": _fault_of_listen,
 }
 """What types cannot say of a field, by its name; each takes the value and how a message may show it."""
-
-
-def _quoted(key: str) -> str:
-    """Return a key as TOML writes it."""
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else msgspec.json.encode(key).decode()
-
-
-def _kind(value: Any) -> str:
-    return KINDS.get(type(value), "a date or time")
-
-
-def _shown(value: Any) -> str:
-    """Return a value as TOML writes it, cut when it is long."""
-    if isinstance(value, dict):
-        return _kind(value)
-    if isinstance(value, list):
-        text = f"[{', '.join(map(_shown, value))}]"
-    else:
-        text = msgspec.json.encode(value).decode() if isinstance(value, str | bool) else str(value)
-    return text if len(text) <= 80 else f"{text[:79]}…"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from runtime.config import DispatchSettings
 from runtime.contracts import Clock, Executor, Journal, Sink
 from runtime.errors import JournalError
 from runtime.executors.loop import call_on_loop
@@ -22,6 +21,7 @@ from runtime.flow.outcomes import Outcomes
 from runtime.flow.router import Router
 from runtime.graph import Graph
 from runtime.records import QUEUED, RETRYING, RUNNING, Entry, Outcome, Status
+from runtime.settings import DispatchSettings
 from runtime.specs import SinkSpec
 from runtime.worker import Pool
 

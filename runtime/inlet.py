@@ -12,13 +12,13 @@ import msgspec
 from jmespath.exceptions import JMESPathError
 from msgspec.structs import force_setattr
 
-from runtime.config import SourceSettings
 from runtime.engine import Engine
 from runtime.errors import DataError, NotRouted, ResultTimeout
 from runtime.event import Event
 from runtime.flow.run import is_over, reply
 from runtime.graph import Plan
 from runtime.records import DEAD, ENDED, UNROUTED
+from runtime.settings import SourceSettings
 
 log = logging.getLogger("runtime.inlet")
 

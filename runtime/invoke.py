@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 
 from runtime.clock import SystemClock
-from runtime.config import Settings
 from runtime.errors import Fault, LoadError, RunFailed, Skip, StepTimeout, nearest
 from runtime.event import Event
 from runtime.executors.loop import call_on_loop
@@ -22,6 +21,7 @@ from runtime.journal.memory import MemoryJournal
 from runtime.loading import importer
 from runtime.loading.generation import make_graph
 from runtime.records import DONE, FAILED, SKIPPED, UNROUTED, Entry, Step, StepError
+from runtime.settings import Settings
 from runtime.worker import emissions_of
 
 

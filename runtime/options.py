@@ -14,6 +14,7 @@ import msgspec
 from msgspec import UNSET
 
 from runtime.errors import ConfigError, Fault, nearest
+from runtime.toml import place_of, quoted
 
 WORDS = {
     "int": "a whole number",
@@ -24,12 +25,6 @@ WORDS = {
     "array": "a list",
     "null": "nothing",
 }
-
-
-def place_of(file: str, path: Sequence[str], key: str = "") -> str:
-    """Return the place of a table, or of a key in it, as in `runtime.toml [sources.web] listen`."""
-    table = f"{file} [{'.'.join(map(_quoted, path))}]"
-    return f"{table} {key}" if key else table
 
 
 def read_options(model: type[msgspec.Struct], table: Mapping[str, Any], file: str, path: Sequence[str]) -> Any:
@@ -58,7 +53,7 @@ class _Reader:
         fields = {field.encode_name: field for field in msgspec.structs.fields(model)}
         allowed = ", ".join(fields) or "none"
         for key in [key for key in table if key not in fields]:
-            self._fault(path, _quoted(key), f"unknown key{nearest(key, fields)}; allowed: {allowed}")
+            self._fault(path, quoted(key), f"unknown key{nearest(key, fields)}; allowed: {allowed}")
         for key, field in fields.items():
             if field.required and key not in table:
                 self._fault(path, key, "expected a value, found none; it has no default")
@@ -83,7 +78,7 @@ class _Reader:
             except msgspec.ValidationError as error:
                 fault = error
         message, _, inner = str(fault).partition(" - at `$")
-        self._fault(path, _quoted(key) + inner.rstrip("`"), _in_words(message, type))
+        self._fault(path, quoted(key) + inner.rstrip("`"), _in_words(message, type))
         return UNSET
 
     def _fault(self, path: tuple[str, ...], key: str, message: str) -> None:
@@ -101,8 +96,3 @@ def _in_words(message: str, type: Any) -> str:
         return f"expected {allowed}, found another"
     text = re.sub(r"`([^`]*)`", lambda match: " or ".join(WORDS.get(word, word) for word in match[1].split(" | ")), message)
     return (text[0].lower() + text[1:]).replace(", got ", ", found ")
-
-
-def _quoted(key: str) -> str:
-    """Return a key as TOML writes it."""
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else msgspec.json.encode(key).decode()

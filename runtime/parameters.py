@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from runtime.cloudevents import to_builtins
+from runtime.codec import to_builtins
 from runtime.errors import DataError, nearest
 from runtime.event import Event
 from runtime.function import Context

@@ -26,10 +26,11 @@ import msgspec
 import pluggy
 
 from runtime import hookspecs
-from runtime.config import Settings, SinkSettings, SourceSettings
 from runtime.contracts import Sink, Source
 from runtime.errors import ConfigError, Fault, PluginError, nearest
-from runtime.options import place_of, read_options
+from runtime.options import read_options
+from runtime.settings import Settings, SinkSettings, SourceSettings
+from runtime.toml import place_of
 
 log = logging.getLogger("runtime.plugins")
 

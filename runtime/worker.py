@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
-from runtime.cloudevents import to_builtins
+from runtime.codec import to_builtins
 from runtime.contracts import Clock, Executor, Journal
-from runtime.errors import DataError, HopLimit, Skip, StepTimeout
+from runtime.errors import DataError, HopLimit, Reject, Skip, StepTimeout
 from runtime.flow.dispatch import Dispatch
 from runtime.flow.failure import backoff, error_of, is_permanent
 from runtime.flow.intake import Intake
@@ -151,7 +151,8 @@ class Pool:
         failure = error_of(error)
         retries = function.retries if run.entry.retries is None else run.entry.retries
         if is_permanent(error) or attempt.number > retries:
-            log.error('"%s" failed for good on event %s: %s: %s', function.name, attempt.event.id, failure.type, failure.message)
+            level = logging.WARNING if isinstance(error, Reject) else logging.ERROR  # a rejection is an answer
+            log.log(level, '"%s" failed for good on event %s: %s: %s', function.name, attempt.event.id, failure.type, failure.message)
             self._settle(attempt, Step(function.name, FAILED, error=failure))
             return
         attempt.settled = True

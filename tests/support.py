@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from runtime.config import DispatchSettings, SourceSettings
 from runtime.contracts import Sink
 from runtime.engine import Engine
 from runtime.errors import Fault
@@ -18,6 +17,7 @@ from runtime.graph import Graph, build_graph
 from runtime.inlet import HostInlet
 from runtime.journal.memory import MemoryJournal
 from runtime.records import Entry
+from runtime.settings import DispatchSettings, SourceSettings
 from runtime.specs import FunctionSpec, SinkSpec, make_function
 from runtime.testing import VirtualClock
 

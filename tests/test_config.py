@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from runtime import config
-from runtime.config import FunctionSettings, Settings, SourceSettings
 from runtime.errors import ConfigError
+from runtime.settings import FunctionSettings, Settings, SourceSettings
 
 TABLES = "[runtime], [log], [journal], [dispatch], [sources], [sinks], [functions], [admin]"
 LISTEN = 'expected HOST:PORT with a port of 0 … 65535, as in "127.0.0.1:8080" or "[::1]:8080"'

@@ -7,7 +7,8 @@ import pytest
 from msgspec import Meta
 
 from runtime.errors import ConfigError
-from runtime.options import place_of, read_options
+from runtime.options import read_options
+from runtime.toml import place_of
 
 ALLOWED = "path, every, loud, mode, tags, cap, route, routes, from"
 

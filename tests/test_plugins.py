@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from runtime.config import Settings, SinkSettings, SourceSettings
 from runtime.contracts import Source
 from runtime.errors import ConfigError
 from runtime.plugins import PACKAGE, Plugins, load_plugins
+from runtime.settings import Settings, SinkSettings, SourceSettings
 
 TICKS = """
 from runtime import Event, Inlet, Sink, Source, hookimpl

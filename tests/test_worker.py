@@ -382,6 +382,7 @@ async def test_a_failed_call_raises_and_the_same_id_again_redrives_it() -> None:
             return data
 
     async with Bench(declare) as bench:
+
         def event() -> Event:
             return Event(type="go", source="t", id="one", data=5)
 

@@ -6,13 +6,13 @@ from typing import Any
 
 from starlette.responses import Response
 
-from runtime import cloudevents
+from runtime import codec
 from runtime.web import Problem
 
 
 def answer(value: Any, status: int = 200) -> Response:
     """Return a value as a JSON response."""
-    return Response(cloudevents.to_json(value), status, media_type="application/json")
+    return Response(codec.to_json(value), status, media_type="application/json")
 
 
 def refusal(problem: Problem) -> Response:

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from runtime import cloudevents
+from runtime import cloudevents, pattern
 from runtime.event import DEFAULT_PRIORITY
 from runtime.records import ENDED, Entry, Step
 
 if TYPE_CHECKING:
-    from runtime.config import SourceSettings
     from runtime.graph import Graph
     from runtime.loading.generation import Change
+    from runtime.settings import SourceSettings
     from runtime.specs import FunctionSpec
 
 
@@ -128,17 +128,24 @@ Node = tuple[str, str]
 """A node of the graph: its kind (function, sink, source or type) and its name, unique together."""
 
 
-def graph_parts(graph: Graph, sources: Iterable[tuple[str, Sequence[str]]] = ()) -> tuple[list[Node], list[tuple[Node, Node]]]:
-    """Return nodes and edges, each once; linear in their number.
+def graph_parts(graph: Graph, sources: Sequence[tuple[str, Sequence[str]]] = ()) -> tuple[list[Node], list[tuple[Node, Node]]]:
+    """Return nodes and edges, each once.
 
-    `sources` are pairs of name and the event types the configuration says they bring. A type is a node
-    when something listens to it, emits it or brings it; patterns are nodes like types.
+    `sources` are pairs of name and the event types the configuration says they bring. A type is a node when
+    something listens to it, emits it or brings it; a pattern is one only while no such type fits it.
     """
     nodes: dict[Node, None] = {}
     edges: dict[tuple[Node, Node], None] = {}
+    fitting = _types_of(graph, sources)
 
     def edge(start: Node, end: Node) -> None:
         nodes[start] = nodes[end] = edges[start, end] = None
+
+    def listen(listener: Node, patterns: Iterable[str]) -> None:
+        nodes[listener] = None
+        for text in patterns:
+            for type in fitting[text]:
+                edge(("type", type), listener)
 
     for name, types in sources:
         nodes["source", name] = None
@@ -146,21 +153,28 @@ def graph_parts(graph: Graph, sources: Iterable[tuple[str, Sequence[str]]] = ())
             edge(("source", name), ("type", text))
     for function in graph.functions:
         me = ("function", function.name)
-        nodes[me] = None
-        for text in () if function.after else function.on:
-            edge(("type", text), me)
+        listen(me, () if function.after else function.on)
         for before in function.after:
             edge(("function", before), me)
         if function.emits is not None:
             edge(me, ("type", function.emits))
     for sink in graph.sinks:
-        nodes["sink", sink.name] = None
-        for text in sink.on:
-            edge(("type", text), ("sink", sink.name))
+        listen(("sink", sink.name), sink.on)
     return list(nodes), list(edges)
 
 
-def graph_shape(graph: Graph, sources: Iterable[tuple[str, Sequence[str]]] = ()) -> dict[str, Any]:
+def _types_of(graph: Graph, sources: Sequence[tuple[str, Sequence[str]]]) -> dict[str, list[str]]:
+    """Return for each pattern that something listens to the known types that fit it, or itself when there are none."""
+    emitted = [text for function in graph.functions if (text := function.emits) is not None]
+    brought = [text for _, types in sources for text in types]
+    heard = {text for part in (*graph.functions, *graph.sinks) for text in part.on}
+    known = [text for text in dict.fromkeys((*brought, *heard, *emitted)) if pattern.is_literal(text)]
+    wild = [text for text in heard if not pattern.is_literal(text)]
+    fitting = {text: [type for type in known if pattern.matches(text, type)] or [text] for text in wild}
+    return {text: [text] for text in heard} | fitting
+
+
+def graph_shape(graph: Graph, sources: Sequence[tuple[str, Sequence[str]]] = ()) -> dict[str, Any]:
     """Return the graph as the API tells it; `sources` as in `graph_parts`."""
     nodes, edges = graph_parts(graph, sources)
     return {

@@ -56,7 +56,10 @@ def _count(number: int, word: str) -> str:
 @click.option("--format", "style", type=click.Choice(["text", "mermaid", "dot", "json"]), default="text", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 def graph(config: str, style: str, as_json: bool) -> None:
-    """Print the graph in topological order."""
+    """Print the graph in topological order.
+
+    With faults of config or plugins it is the graph of what there is without them, and the exit code is 2.
+    """
     from runtime import check as checking  # noqa: PLC0415 - see runtime.cli
     from runtime.admin import shapes  # noqa: PLC0415
     from runtime.cli import drawing  # noqa: PLC0415
@@ -65,8 +68,6 @@ def graph(config: str, style: str, as_json: bool) -> None:
         settings, found, faults = checking.check(config)
     if found is None:
         raise LoadError(faults)
-    for fault in faults:
-        click.echo(f"warning: {fault}", err=True)
     sources = shapes.source_types(settings.sources)
     if as_json or style == "json":
         print_json(shapes.graph_shape(found, sources))
@@ -74,6 +75,8 @@ def graph(config: str, style: str, as_json: bool) -> None:
         click.echo(drawing.text(found))
     else:
         click.echo(getattr(drawing, style)(*shapes.graph_parts(found, sources)))
+    if faults:  # of config or plugins: the graph may lack some of what it should have
+        raise LoadError(faults)
 
 
 @click.command()
@@ -97,7 +100,7 @@ def invoke(name: str | None, data: str | None, type: str | None, config: str, as
     with _aside():
         given = asyncio.run(invocation.invoke(configuration.load(config), name, value, type=type))
     for event in given.emitted:
-        click.echo(cloudevents.to_json(cloudevents.to_dict(event)), err=True)
+        click.echo(cloudevents.encode(event), err=True)
     if given.failed is not None:
         if os.environ.get("RUNTIME_DEBUG"):
             click.echo(given.traceback, err=True)

@@ -63,6 +63,6 @@ def _raw(text: str) -> tuple[bytes, str]:
 
 def print_json(value: Any) -> None:
     """Print a value as one line of JSON on stdout."""
-    from runtime import cloudevents  # noqa: PLC0415 - see runtime.cli
+    from runtime import codec  # noqa: PLC0415 - see runtime.cli
 
-    click.echo(cloudevents.to_json(value))
+    click.echo(codec.to_json(value))

@@ -23,7 +23,7 @@ from runtime.example import example_of
 
 if TYPE_CHECKING:
     from runtime.app import App
-    from runtime.config import Settings
+    from runtime.settings import Settings
 
 
 @click.command()

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import random
 import traceback
+from pathlib import Path
+from types import TracebackType
 
 from runtime.errors import DataError, HopLimit, Reject
 from runtime.records import StepError
 from runtime.specs import StepSpec
+
+RUNTIME = str(Path(__file__).parent.parent)
 
 
 def backoff(spec: StepSpec, attempt: int) -> float:
@@ -28,4 +32,21 @@ def is_permanent(error: BaseException) -> bool:
 def error_of(error: BaseException) -> StepError:
     """Return the record of an exception, with its traceback as text so that no frame is kept."""
     status = error.status if isinstance(error, Reject) else 500
-    return StepError(type(error).__name__, str(error), "".join(traceback.format_exception(error)), status)
+    return StepError(
+        type(error).__name__, _text_of(error), "".join(traceback.format_exception(type(error), error, _of_user(error))), status
+    )
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - a __str__ of the user
+        return "its text cannot be told: __str__ raised"
+
+
+def _of_user(error: BaseException) -> TracebackType | None:
+    """Return the traceback from the first frame outside the runtime; all of it when there is none."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(RUNTIME):
+        trace = trace.tb_next
+    return trace or error.__traceback__

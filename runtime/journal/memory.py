@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from msgspec.structs import force_setattr
 
 from runtime import pattern
-from runtime.cloudevents import to_builtins
+from runtime.codec import to_builtins
 from runtime.contracts import Clock, Counts, Journal, Query
 from runtime.records import DEAD, ENDED, FAILED, QUEUED, RETRYING, Entry, Outcome, Step, seq_of
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import msgspec
 
-from runtime.config import Settings
 from runtime.errors import Fault, LoadError, nearest
 from runtime.graph import Graph, build_graph
 from runtime.loading.importer import Modules
+from runtime.settings import Settings
 from runtime.specs import FunctionSpec, SinkSpec, make_function
 
 

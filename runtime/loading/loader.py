@@ -10,11 +10,11 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from runtime.config import Settings
 from runtime.contracts import Clock
 from runtime.errors import Fault, LoadError
 from runtime.loading import importer
 from runtime.loading.generation import Change, Generation, make_generation
+from runtime.settings import Settings
 from runtime.threads import settle
 
 log = logging.getLogger("runtime.loading")

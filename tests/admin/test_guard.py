@@ -11,7 +11,6 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from runtime.admin.guard import Guard, host_of
-from runtime.config import is_loopback
 
 
 async def inner(scope: Scope, receive: Receive, send: Send) -> None:

@@ -529,9 +529,9 @@ async def test_broken_json_is_malformed_in_every_mode(reply: str) -> None:
 async def test_what_is_malformed_is_told() -> None:
     async with serving() as served:
         told = {
-            b'{"id": ': "the body is not JSON: Input data was truncated",
-            b"1" * 30: "the body has an integer beyond 64 bits; send it as a string",
-            b"[" * 257 + b"]" * 257: "the body is nested more than 256 levels deep",
+            b'{"id": ': "the body: expected JSON: Input data was truncated",
+            b"1" * 30: "the body: expected integers of at most 64 bits, found a larger one; send it as a string",
+            b"[" * 257 + b"]" * 257: "the body: expected JSON nested at most 256 levels deep, found more",
         }
         for body, text in told.items():
             assert detail(await served.client.post("/events/echo", content=body), 400) == text
@@ -696,7 +696,7 @@ async def test_requests_before_the_source_runs_are_asked_to_come_again() -> None
     await source.open()
     async with httpx.AsyncClient(base_url=source.address()) as client:
         answer = await client.post("/events/echo", json=1)
-    assert detail(answer, 503) == "the source is starting; try again in 1 s"
+    assert detail(answer, 503) == "the source is starting or stopping; try again in 1 s"
     assert answer.headers["retry-after"] == "1"
     await source.close()
 
