@@ -31,7 +31,7 @@ test: .venv/developing
 lint: .venv/developing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy runtime plugins functions tests
+	$(BIN)/mypy runtime plugins functions tests benchmarks
 
 fix: .venv/developing
 	$(BIN)/ruff check --fix .

@@ -102,7 +102,8 @@ class Engine:
             JournalError: the journal cannot be read.
         """
         self._tasks.append(asyncio.create_task(self.outcomes.run(), name="outcomes"))
-        self._tasks += [asyncio.create_task(delivery.open(), name=f"sink {delivery.spec.name}") for delivery in self.deliveries]
+        for delivery in self.deliveries:
+            delivery.start()
         for type in await self.journal.lanes():
             after: tuple[float, int] | None = None
             while entries := await self.journal.read(type, after=after):

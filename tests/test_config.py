@@ -13,7 +13,17 @@ import pytest
 
 from runtime import config
 from runtime.errors import ConfigError
-from runtime.settings import FunctionSettings, Settings, SourceSettings
+from runtime.settings import (
+    AdminSettings,
+    DispatchSettings,
+    FunctionSettings,
+    JournalSettings,
+    LogSettings,
+    RuntimeSettings,
+    Settings,
+    SinkSettings,
+    SourceSettings,
+)
 
 TABLES = "[runtime], [log], [journal], [dispatch], [sources], [sinks], [functions], [admin]"
 LISTEN = 'expected HOST:PORT with a port of 0 … 65535, as in "127.0.0.1:8080" or "[::1]:8080"'
@@ -505,13 +515,13 @@ def test_what_a_placeholder_stands_for_is_in_no_message(
 def test_no_fault_holds_a_secret_whatever_key_it_stands_at(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET", "hunter2 [")
     fields: dict[str, Any] = {
-        "runtime": config.RuntimeSettings,
-        "log": config.LogSettings,
-        "journal": config.JournalSettings,
-        "dispatch": config.DispatchSettings,
+        "runtime": RuntimeSettings,
+        "log": LogSettings,
+        "journal": JournalSettings,
+        "dispatch": DispatchSettings,
         "sources.a": SourceSettings,
-        "sinks.a": config.SinkSettings,
-        "admin": config.AdminSettings,
+        "sinks.a": SinkSettings,
+        "admin": AdminSettings,
     }
     names = {table: model.__struct_fields__ for table, model in fields.items()}
     names["functions.a"] = ("on", "after", "emits", "retries", "timeout", "concurrency", "rate", "settings", "nonsense", "batch")

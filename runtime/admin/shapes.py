@@ -128,7 +128,9 @@ Node = tuple[str, str]
 """A node of the graph: its kind (function, sink, source or type) and its name, unique together."""
 
 
-def graph_parts(graph: Graph, sources: Sequence[tuple[str, Sequence[str]]] = ()) -> tuple[list[Node], list[tuple[Node, Node]]]:
+def graph_parts(  # noqa: C901 - a branch for each kind of node
+    graph: Graph, sources: Sequence[tuple[str, Sequence[str]]] = ()
+) -> tuple[list[Node], list[tuple[Node, Node]]]:
     """Return nodes and edges, each once.
 
     `sources` are pairs of name and the event types the configuration says they bring. A type is a node when

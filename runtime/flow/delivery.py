@@ -42,13 +42,18 @@ class Delivery:
         self._writers: set[asyncio.Task[None]] = set()
         self._writing: set[int] = set()
         self._closing = False
-        self._opened = asyncio.Event()
+        self._opening: asyncio.Task[None] | None = None
+        self._is_open = False
         self._filling = False
         self.state = "connecting"
         self.detail = ""
         self.written = 0
 
-    async def open(self) -> None:
+    def start(self) -> None:
+        """Open the sink and begin to write."""
+        self._opening = asyncio.create_task(self._open(), name=f"sink {self.spec.name}")
+
+    async def _open(self) -> None:
         """Open the sink, trying again after 1 s, doubling to 60, half of it random, until it works."""
         attempt = 0
         while True:
@@ -62,7 +67,7 @@ class Delivery:
             else:
                 break
         self.state, self.detail = "running", ""
-        self._opened.set()
+        self._is_open = True
         self._write_more()
 
     async def close(self, grace: float = 0.0) -> None:
@@ -73,9 +78,14 @@ class Delivery:
             await asyncio.wait(writers, timeout=grace)
         for writer in writers:
             writer.cancel()
-        await asyncio.gather(*writers, return_exceptions=True)
-        if self._opened.is_set():
+        if self._opening is None:
+            return
+        self._opening.cancel()
+        await asyncio.gather(self._opening, *writers, return_exceptions=True)
+        try:
             await self.sink.close()
+        except Exception as error:  # noqa: BLE001 - a sink is code of others
+            log.warning('sink "%s" failed to close: %s: %s', self.spec.name, type(error).__name__, error)
 
     def push(self, entry: Entry) -> None:
         """Take an event that is to be written, when it is due."""
@@ -105,7 +115,7 @@ class Delivery:
 
     def _write_more(self) -> None:
         """Start writers while there are events and places for them."""
-        if not self._opened.is_set() or self._closing:
+        if not self._is_open or self._closing:
             return
         while self._queue and len(self._writers) < self.spec.concurrency:
             if self.spec.batch > 1 and len(self._queue) < self.spec.batch and self.spec.batch_wait:

@@ -14,7 +14,7 @@ from runtime.contracts import Clock, Journal
 from runtime.errors import Full
 from runtime.event import Event
 from runtime.function import Emission
-from runtime.records import Entry, Status
+from runtime.records import UNROUTED, Entry, Status
 
 StatusOf = Callable[[str], Status]
 RankOf = Callable[[int | None, float], float]
@@ -83,12 +83,14 @@ class Intake:
         if event.time is None:
             force_setattr(event, "time", self._moment(now))
         due = event.due.timestamp() if event.due is not None else 0.0
+        status = self._status_of(event.type)
         return Entry(
             event=event,
             rank=self._rank_of(event.priority, due or now),
             accepted=now,
             due=due,
-            status=self._status_of(event.type),
+            ended=now if status == UNROUTED else 0.0,
+            status=status,
             hops=_hops(event),
             retries=retries,
             looked_up=bool(event.id),
