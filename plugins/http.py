@@ -118,6 +118,7 @@ class Http(Source):
         self._literals: dict[tuple[str, ...], Target] = {}
         self._templates: dict[int, list[Target]] = {}
         self._inlet: Inlet | None = None
+        self._is_local = options.listen.startswith(("127.", "localhost:", "[::1]:"))
         self._set_up(options)
 
     async def open(self) -> None:
@@ -214,6 +215,8 @@ class Http(Source):
         target, parameters = self._find(scope["raw_path"])
         route = target.route
         request = _request(scope, parameters)
+        if self._is_local and not route.cors:
+            _check_origin(request)
         if route.cors:
             headers.update(_cors(route, request))
             if request.method == "OPTIONS":
@@ -336,6 +339,13 @@ def _cors(route: Route, request: Request) -> dict[str, str]:
         headers["access-control-allow-methods"] = ", ".join(route.methods)
         headers["access-control-allow-headers"] = request.headers.get("access-control-request-headers", "content-type")
     return headers
+
+
+def _check_origin(request: Request) -> None:
+    """Refuse a page of another site: a browser lets it post to this machine, though not read the answer."""
+    origin = request.headers.get("origin")
+    if origin is not None and origin.partition("://")[2].lower() != request.headers.get("host", "").lower():
+        raise Problem(403, f'pages of "{origin}" may not call this; a route lets them with cors = ["{origin}"]')
 
 
 def _check_head(target: Target, request: Request) -> None:

@@ -76,7 +76,7 @@ class JsonlSource(Source):
         Raises:
             OSError: the file is missing, and not followed, or cannot be read.
         """
-        path, follow = Path(self.options.path), self.options.follow
+        path, follow = self.folder / self.options.path, self.options.follow
         if self.options.path == "-":
             if sys.stdin is None:  # another file may have its descriptor by now
                 raise OSError("standard input is closed; open it, or give `path` a file")
@@ -169,11 +169,11 @@ class JsonlSink(Sink):
 
     def __init__(self, name: str, options: SinkOptions) -> None:
         super().__init__(name, options)
-        self._path = Path(options.path)
         self._file: FileIO | None = None
 
     async def open(self) -> None:
         """Open the file, and the one thread that writes, also for a `write` that was given up."""
+        self._path = self.folder / self.options.path
         self._thread = ThreadPoolExecutor(1, f"sink {self.name}")
         await self._do(self._reopen)
 

@@ -86,6 +86,8 @@ class App:
             JournalError: the journal cannot be opened.
             OSError: a source cannot listen where it should.
         """
+        for fault in self.plugins.faults:
+            log.error("%s", fault)
         await self.journal.open()
         await self.loader.load()
         await self.engine.start()
@@ -116,6 +118,9 @@ class App:
         await self.engine.stop(self.settings.runtime.grace if grace is None else grace)
         if closing:
             await asyncio.wait(closing, timeout=CLOSING)
+        lost = 0 if self.journal.persistent else (await self.journal.counts()).open
+        if lost:
+            log.warning("%d waiting events are gone: the journal is in memory", lost)
         await self.journal.close()
 
     async def finished(self) -> None:

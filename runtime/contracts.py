@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import msgspec
@@ -85,13 +86,15 @@ class Inlet(Protocol):
 class Source(ABC):
     """Brings events in. `acknowledges = True` makes `put` wait for the end of each event on a journal in memory.
 
-    `options` is an instance of the class's `Options`, `name` that of the table `[sources.NAME]`. A source that never
-    ends by itself sets `finite = False`: `run --once` does not wait for it.
+    `options` is an instance of the class's `Options`, `name` that of the table `[sources.NAME]`, `folder` the one of
+    the configuration file, which paths in options are relative to. A source that never ends by itself sets
+    `finite = False`: `run --once` does not wait for it.
     """
 
     Options: ClassVar[type[msgspec.Struct]] = NoOptions
     acknowledges: ClassVar[bool] = False
     finite: bool = True
+    folder: Path = Path()
 
     def __init__(self, name: str, options: Any) -> None:
         self.name = name
@@ -118,9 +121,10 @@ class Source(ABC):
 
 
 class Sink(ABC):
-    """Takes events out. `options` is an instance of the class's `Options`, `name` that of `[sinks.NAME]`."""
+    """Takes events out; `options`, `name` and `folder` are as for a `Source`."""
 
     Options: ClassVar[type[msgspec.Struct]] = NoOptions
+    folder: Path = Path()
 
     def __init__(self, name: str, options: Any) -> None:
         self.name = name

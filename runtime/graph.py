@@ -8,7 +8,7 @@ are closed under intersection, so that "can never be in one run" is decided when
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
@@ -173,12 +173,18 @@ def _name_faults(functions: Sequence[FunctionSpec], sinks: Sequence[SinkSpec]) -
             message = f'the name "{sink.name}" is that of a sink too ([sinks.{sink.name}] in runtime.toml); rename one of them'
             faults.append(Fault(first[sink.name].where, message))
     for function in functions:
-        for name in function.after:
-            if name not in first:
-                known = f"functions here: {', '.join(sorted(first)[:20])}"
-                message = f'"{function.name}" comes after "{name}", which does not exist{nearest(name, first)}; {known}'
-                faults.append(Fault(function.where, message))
+        faults += missing_faults(function.name, function.where, function.after, first.keys())
     return faults
+
+
+def missing_faults(name: str, where: str, after: Iterable[str], known: Collection[str]) -> list[Fault]:
+    """Return a fault for each function that the function `name` comes after and that is not known."""
+    there = f"functions here: {', '.join(sorted(known)[:20])}"
+    return [
+        Fault(where, f'"{name}" comes after "{before}", which does not exist{nearest(before, known)}; {there}')
+        for before in after
+        if before not in known
+    ]
 
 
 def _cycle_faults(functions: Sequence[FunctionSpec], position: dict[str, int], sorted_nodes: set[int]) -> list[Fault]:

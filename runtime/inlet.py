@@ -65,6 +65,8 @@ class HostInlet:
         if not plan.functions:
             raise NotRouted(event.type, removed=engine.router.was_handled(event.type))
         _check_data(plan, event)
+        if self._interval:
+            await self._pace(1)
         entry = engine.intake.entry(self._steered(event), retries=retries)
         first = (await engine.intake.accept([entry], wait=False))[0]
         self.events += 1

@@ -85,6 +85,7 @@ class Plugins:
     def __init__(self, settings: Settings) -> None:
         self.faults: list[Fault] = []
         self._config = settings.path.name
+        self._base = settings.path.parent
         self._folder = settings.plugins_dir.name
         self._offers: dict[tuple[str, str], Offer] = {}
         self._suspects: dict[str, str] = {}  # the place of the first fault of a file, by its stem: it may have offered anything
@@ -198,11 +199,13 @@ class Plugins:
             self._add([Fault(place_of(self._config, path), message)])
             return None
         try:
-            return offer.part(name, read_options(offer.part.Options, options, self._config, path))
+            made = offer.part(name, read_options(offer.part.Options, options, self._config, path))
+            made.folder = self._base
         except ConfigError:
             raise
         except Exception as error:
             raise ConfigError([Fault(place_of(self._config, path), _told(error, plain=isinstance(error, ValueError)))]) from error
+        return made
 
     def _unknown(self, role: str, kind: str) -> str:
         other = "sink" if role == "source" else "source"

@@ -130,7 +130,7 @@ def make_function(
     `overrides` are the tables `[functions.NAME]`; the table `settings` in one is for the function itself.
     """
     where = f"{file}:{line}"
-    name = _name_of(declaration)
+    name = name_of(declaration)
     given = {**declaration.options, **overrides.get(name, {})}
     settings = given.pop("settings", {})
     faults = [Fault(where, f'@function "{name}": {message}') for _, message in check_options(given)]
@@ -167,8 +167,8 @@ def make_function(
     )
 
 
-def _name_of(declaration: Declaration) -> str:
-    """Return the name that is written, when it is a text, or the callable's own; empty when it has none."""
+def name_of(declaration: Declaration) -> str:
+    """Return the name of a declared function: what is written, when it is a text, or the callable's own; empty when it has none."""
     written = declaration.options.get("name")
     return written if written and isinstance(written, str) else getattr(declaration.call, "__name__", "")
 

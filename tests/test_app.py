@@ -171,3 +171,17 @@ async def test_it_is_finished_when_finite_sources_have_ended_and_nothing_waits(t
     async with started(project(tmp_path, toml)) as app, asyncio.timeout(10):
         await app.finished()
         assert (await app.stats())["done"] == 3
+
+
+async def test_paths_of_plugins_are_relative_to_the_configuration_and_what_memory_loses_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = App(config.load(project(tmp_path, WEB + '[sinks.out]\nplugin = "jsonl"\npath = "out/all.jsonl"\n')))
+    await app.start()
+    asked = asyncio.create_task(ask(app, "slow"))
+    while not (tmp_path / "out" / "all.jsonl").exists() or not app.engine.dispatch.runs:
+        await asyncio.sleep(0.005)
+    await app.stop(0.0)
+    assert "1 waiting events are gone: the journal is in memory" in caplog.text
+    with pytest.raises(Stopping):
+        await asked

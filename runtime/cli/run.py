@@ -65,7 +65,7 @@ async def serve(settings: Settings, *, once: bool) -> int:
     _listen_for_signals(stopping)
     await _start(app, admin.start)
     dead = (await app.stats())["dead"]
-    announce(banner(app, admin.address))
+    announce(banner(app, admin.address), err=_prints_data(settings))
     await _until(stopping, app, once=once)
     new = (await app.stats())["dead"] - dead
     await admin.stop()
@@ -157,9 +157,14 @@ def _example(app: App, type: str) -> str:
     return msgspec.json.encode(example_of(payload)).decode().replace("'", "\\u0027")
 
 
-def announce(lines: list[str]) -> None:
-    """Print lines on stdout, whether or not anybody reads it."""
+def _prints_data(settings: Settings) -> bool:
+    """Return whether stdout belongs to a sink, and people are to be told on stderr."""
+    return any(sink.plugin == "console" for sink in settings.sinks.values())
+
+
+def announce(lines: list[str], *, err: bool = False) -> None:
+    """Print lines on stdout (or stderr), whether or not anybody reads it."""
     try:
-        click.echo("\n".join(lines))
+        click.echo("\n".join(lines), err=err)
     except (OSError, ValueError):
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - so that the last flush at exit succeeds

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import msgspec
 
 from runtime.errors import Fault, LoadError, nearest
-from runtime.graph import Graph, build_graph
-from runtime.loading.importer import Modules
+from runtime.graph import Graph, build_graph, missing_faults
+from runtime.loading.importer import Loaded, Modules
 from runtime.settings import Settings
-from runtime.specs import FunctionSpec, SinkSpec, make_function
+from runtime.specs import FunctionSpec, SinkSpec, as_list, make_function, name_of
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,10 +72,11 @@ def make_graph(modules: Modules, settings: Settings, number: int, previous: Grap
     functions: list[FunctionSpec] = []
     faults: list[Fault] = []
     overrides = {name: {**table.overrides, "settings": table.settings} for name, table in settings.functions.items()}
+    names = {name_of(loaded.declaration) for loaded in modules.declared}
     for loaded in modules.declared:
         made = make_function(loaded.declaration, loaded.file, loaded.line, number, overrides)
         if isinstance(made, list):
-            faults += made
+            faults += _missing(loaded, names) or made  # without what it comes after its parameters cannot be judged
         else:
             functions.append(_kept(made, previous))
     if not faults:
@@ -84,6 +85,13 @@ def make_graph(modules: Modules, settings: Settings, number: int, previous: Grap
     if isinstance(graph, list):
         raise LoadError(graph)
     return graph
+
+
+def _missing(loaded: Loaded, names: set[str]) -> list[Fault]:
+    """Return the faults of what a declared function comes after."""
+    after = loaded.declaration.options.get("after", ())
+    known = [name for name in as_list(after) if isinstance(name, str)] if isinstance(after, str | list) else []
+    return missing_faults(name_of(loaded.declaration), f"{loaded.file}:{loaded.line}", known, names)
 
 
 def _kept(function: FunctionSpec, previous: Graph | None) -> FunctionSpec:

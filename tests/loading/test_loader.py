@@ -127,3 +127,13 @@ async def test_history_is_bounded_and_holds_no_modules(tmp_path: Path) -> None:
         bench.write("a.py", ONE.replace("return 1", f"return {number}"))
         await bench.loader.load()
     assert [bench.loader.history[0].number, bench.loader.history[-1].number] == [5, 104]
+
+
+async def test_a_mistyped_dependency_is_told_before_the_parameters_that_follow_from_it(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.write("a.py", ONE + "@function(after='onne')\ndef two(one: int) -> int:\n    return one\n")
+    with pytest.raises(LoadError) as failure:
+        await bench.loader.load()
+    assert str(failure.value) == (
+        'functions/a.py:6: "two" comes after "onne", which does not exist (did you mean "one"?); functions here: one, two'
+    )

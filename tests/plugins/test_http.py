@@ -784,3 +784,14 @@ async def test_the_source_tells_where_it_listens_and_never_ends() -> None:
         assert served.source.address() == f"http://127.0.0.1:{served.client.base_url.port}"
         assert not served.source.finite
     assert http.register_sources() == {"http": http.Http}
+
+
+async def test_a_page_of_another_site_may_not_post_to_this_machine() -> None:
+    async with serving({"/orders": {"type": "echo"}}) as served:
+        for path in ("/events/echo", "/orders"):
+            answer = await served.client.post(path, content=b"1", headers={"origin": "https://evil.example", "content-type": "text/plain"})
+            assert detail(answer, 403) == (
+                'pages of "https://evil.example" may not call this; a route lets them with cors = ["https://evil.example"]'
+            )
+        own = str(served.client.base_url).rstrip("/")
+        assert (await served.client.post("/events/echo", json=1, headers={"origin": own})).status_code == 202
