@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -16,7 +16,7 @@ import msgspec
 
 from runtime import parameters
 from runtime.event import Event
-from runtime.records import Entry, Outcome, Status
+from runtime.records import Entry, Outcome, Shelf, Status
 from runtime.specs import FunctionSpec
 
 
@@ -197,9 +197,10 @@ class Counts(msgspec.Struct, kw_only=True):
 class Journal(ABC):
     """Where events and the outcomes of their steps are recorded.
 
-    It knows no functions, and no order but its index: entries by `(rank, seq)` within a type. All calls
-    come from one loop; a journal that commits elsewhere groups the calls under way into one commit.
-    Records keep the order of the calls. `persistent` tells whether entries survive the process.
+    It knows no functions, and no order but that of acceptance, by shelf. All calls come from one loop; a journal
+    that commits elsewhere groups the calls under way into one commit. Appends, records and reads of shelves take
+    effect, and are answered, in the order of the calls. An entry that is in memory is always handed out as the
+    same object. `persistent` tells whether entries survive the process.
     """
 
     persistent: ClassVar[bool]
@@ -234,19 +235,33 @@ class Journal(ABC):
         """Record outcomes in order, all or none, and return when they are safe.
 
         Emitted entries get their `seq` and are accepted by the same record; one whose source and id were
-        accepted before keeps `seq` 0 and is dropped. The steps of an entry are those recorded last by name.
+        accepted before gets `seq` 0 and is dropped. The steps of an entry are those recorded last by name.
 
         Raises:
             JournalError: nothing was recorded.
         """
 
     @abstractmethod
-    async def read(self, type: str, *, after: tuple[float, int] | None = None, limit: int = 1000) -> list[Entry]:
-        """Return waiting (queued or retrying) entries of a type in order, behind `after`."""
+    async def shelves(self) -> list[Shelf]:
+        """Return the lanes and sinks for which entries wait."""
 
     @abstractmethod
-    async def lanes(self) -> Mapping[str, int]:
-        """Return the number of waiting entries by type."""
+    async def read(self, shelf: Shelf, *, after: int = 0, limit: int = 1000) -> list[Entry]:
+        """Return the waiting entries of a shelf with a `seq` above `after`, in its order."""
+
+    @abstractmethod
+    async def read_due(self, after: float, until: float) -> list[Entry]:
+        """Return the delayed entries that have not begun, due later than `after` and not later than `until`, in that order."""
+
+    @abstractmethod
+    async def waiting(self) -> int:
+        """Return how many entries wait in lanes or are delayed."""
+
+    def mark(self, seq: int) -> None:
+        """Note that an entry is executing; if the process dies now, `crashes` of the entry counts one more. Takes no time."""
+
+    def unmark(self, seq: int) -> None:
+        """Note that an entry is not executing any more."""
 
     @abstractmethod
     async def find(self, id: str) -> list[Entry]:

@@ -6,7 +6,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from runtime.event import Event
+from runtime.event import DEFAULT_PRIORITY, Event
 
 Status = Literal["queued", "running", "retrying", "done", "dead", "discarded", "unrouted"]
 StepStatus = Literal["pending", "running", "retrying", "done", "skipped", "failed"]
@@ -59,30 +59,46 @@ class Step(msgspec.Struct, gc=False):
     due: float = 0.0
 
 
-class Entry(msgspec.Struct, gc=False, kw_only=True):
+class Entry(msgspec.Struct, gc=False, kw_only=True, weakref=True):
     """An event in the journal.
 
-    `seq` is its place in the order of acceptance (0 until it is accepted), `rank` its place in the order
-    of dispatch: entries go by `(rank, seq)`. `accepted`, `due` and `ended` are Unix time in seconds, 0
-    when there is none. `retries` overrides what its functions say (the caller is the retry policy).
-    `cause` is the `seq` of the event it was emitted by, `hops` how many emissions lie behind it.
-    `looked_up` is False for ids that cannot come twice. A journal keeps `status` and `steps`; dispatch
-    and run never write them.
+    `seq` is its place in the order of acceptance (0 until it is accepted). `accepted`, `due` and `ended` are
+    Unix time in seconds, 0 when there is none. `sinks` are those it is delivered to, `ran` tells that its
+    functions have ended (or that there were none): with the steps of its sinks it decides when the event ends.
+    `retries` overrides what its functions say (the caller is the retry policy). `cause` is the `seq` of the
+    event it was emitted by, `hops` how many emissions lie behind it, `crashes` how often the process died
+    while it was executing. `looked_up` is False for ids that cannot come twice.
+
+    `rank` and `held` belong to dispatch and are not kept by a journal: entries go by `(rank, seq)`.
     """
 
     event: Event
     seq: int = 0
-    rank: float = 0.0
     accepted: float = 0.0
     due: float = 0.0
     ended: float = 0.0
     status: Status = QUEUED
     reason: str = ""
     steps: dict[str, Step] = {}
+    sinks: tuple[str, ...] = ()
+    ran: bool = False
     retries: int | None = None
     cause: int = 0
     hops: int = 0
+    crashes: int = 0
     looked_up: bool = True
+    rank: float = 0.0
+    held: bool = False
+
+    @property
+    def level(self) -> int:
+        """The level of priority: 9 (urgent) … 0 (bulk)."""
+        return DEFAULT_PRIORITY if self.event.priority is None else self.event.priority
+
+    @property
+    def begun(self) -> bool:
+        """Whether something of it is recorded, or was under way in a crash."""
+        return bool(self.steps) or self.crashes > 0
 
     @property
     def order(self) -> tuple[float, int]:
@@ -99,8 +115,9 @@ class Outcome(msgspec.Struct, gc=False, kw_only=True):
     """What happened to one event, to be recorded as a whole or not at all.
 
     `steps` replace the steps of the same name; `emitted` are new entries, accepted by the same record;
-    `state` is the new value of the mapping of `(function, key)`; `status` is the event's new status, or
-    None when it stays as it is.
+    `state` is the new value of the mapping of `(function, key)`. `status` and `ran` are new values, None
+    where the entry stays as it is, `at` and `reason` go with a status. `delivered` names a sink whose step has
+    ended, `deliver` those that get the event again.
     """
 
     entry: Entry
@@ -110,6 +127,40 @@ class Outcome(msgspec.Struct, gc=False, kw_only=True):
     status: Status | None = None
     reason: str = ""
     at: float = 0.0
+    ran: bool | None = None
+    delivered: str = ""
+    deliver: tuple[str, ...] = ()
+
+
+class Route(msgspec.Struct, frozen=True):
+    """How an event of a type begins: its status, the sinks it goes to, and whether it has no functions to run."""
+
+    status: Status
+    sinks: tuple[str, ...]
+    ran: bool
+
+
+class Shelf(msgspec.Struct, frozen=True):
+    """Where waiting entries stand in the order of acceptance.
+
+    `lane`: those of a type (the `name`) and level that have not begun and were not delayed. `key`: those of
+    them that share a key. `begun`: those that have begun and whose functions have not ended. `sink`: those
+    that are still to be delivered to a sink.
+    """
+
+    kind: Literal["lane", "key", "begun", "sink"]
+    name: str = ""
+    level: int = 0
+
+
+def is_pending(step: Step | None) -> bool:
+    """Return whether a step has still to be done by the record."""
+    return step is None or step.status in (PENDING, RUNNING, RETRYING)
+
+
+def undelivered(entry: Entry) -> list[str]:
+    """Return the sinks that have still to take an event."""
+    return [sink for sink in entry.sinks if is_pending(entry.steps.get(sink))]
 
 
 def uid_of(accepted: float, seq: int) -> str:

@@ -16,6 +16,10 @@ none of its functions has `FLOOD` runs waiting.
 Of the events that share a key only the first stands in a lane; the others wait behind it in the key's own
 queue. An event that overtakes leaves the overtaken one behind in its lane, where it is passed over.
 
+On a journal that survives the process only a *window* of each lane and key queue is in memory. What lies behind
+it stays in the journal, and `feed` asks for it when the window has run low: a lane is read in the order of
+acceptance, which is its own order, so that the backlog may be far larger than memory.
+
 Rejected: one heap of all events (twice the cost of deques, and blocked functions would have to be skipped one
 event at a time); a queue for each function (an event that triggers two functions would stand in both).
 """
@@ -24,31 +28,57 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-from runtime.contracts import Clock
-from runtime.flow.lanes import Gate, KeyQueue, Lane, Ranking
+from runtime.contracts import Clock, Journal
+from runtime.flow.keys import Keys
+from runtime.flow.lanes import Gate, Lane, Ranking
 from runtime.flow.run import Attempt, Run
 from runtime.graph import Graph
-from runtime.records import Entry
+from runtime.records import Entry, Shelf
 from runtime.specs import FunctionSpec
 
 FLOOD = 10_000  # runs that may wait for one function before no further event is started that needs it
 
 MANY_LANES = 10_000  # when there are more, those that are empty are dropped
 
+WINDOW = 1000  # entries of a lane, and of a key, that are kept in memory
+
+UNBOUNDED = 2**62
+
+SUSPECT = 2  # crashes after which an event runs only while no other such event does
+
 
 class Dispatch:
     """Holds the waiting events and hands out the next attempt; see the essay above.
 
-    `wake` is called when there may be something to take, `room` when an event has started; `in_flight` is how
-    many runs may execute at once.
+    `wake` is called when there may be something to take, `room` when an event has started, `feed` with a shelf and
+    the `seq` behind which its entries are wanted; `journal` is told what executes. `in_flight` is how many runs may
+    execute at once, `window` how many entries of a lane or key are kept in memory.
     `waiting` counts the events that have not started, `runs` holds those that have and whose functions have not
     ended, by `seq`.
     """
 
-    def __init__(self, clock: Clock, ranking: Ranking, *, in_flight: int, wake: Callable[[], None], room: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        ranking: Ranking,
+        journal: Journal,
+        *,
+        in_flight: int,
+        wake: Callable[[], None],
+        room: Callable[[], None],
+        feed: Callable[[Shelf, int], None],
+        window: int = WINDOW,
+    ) -> None:
         self._clock = clock
+        self._mark, self._unmark = journal.mark, journal.unmark
+        self._feed = feed
+        self._window = window if journal.persistent else UNBOUNDED
+        self._keys = Keys(ranking, self._window, feed)
+        self.due_until = 0.0 if journal.persistent else float("inf")  # delayed events up to this time are in memory
+        self._suspect: Run | None = None
+        self._suspects: deque[tuple[Run, int]] = deque()
         self._ranking = ranking
         self._in_flight = in_flight
         self._wake = wake
@@ -58,7 +88,6 @@ class Dispatch:
         self._lanes: dict[tuple[str, int], Lane] = {}
         self._heads: list[tuple[float, int, Lane]] = []
         self._gates: dict[str, Gate] = {}
-        self._keys: dict[str, KeyQueue] = {}
         self._ready: deque[tuple[Run, int]] = deque()
         self.waiting = 0  # events that have not started, wherever they stand
         self.executing = 0
@@ -87,61 +116,112 @@ class Dispatch:
     # --- events come in -------------------------------------------------------------------------------
 
     def push(self, entry: Entry) -> None:
-        """Take a waiting event; one that is not due yet waits for its time first."""
+        """Take an entry that waits; one that is not due yet waits for its time first."""
         self.waiting += 1
-        if entry.due:
-            wait = entry.due - self._clock.time()
-            if wait > 0:
-                self._clock.call_later(wait, self._push, entry)
-                return
-        self._push(entry)
+        if entry.begun or self._is_wanted(entry):
+            self._hold(entry)
 
-    def _push(self, entry: Entry) -> None:
+    def _is_wanted(self, entry: Entry) -> bool:
+        """Return whether an entry is to be in memory now; otherwise it is read when its turn is near."""
+        if entry.due:
+            return entry.due <= self.due_until
+        lane = self._lane(entry)
+        if entry.seq <= lane.loaded:
+            return True
+        if not lane.more:
+            lane.more = len(lane) >= self._window
+        return not lane.more
+
+    def _hold(self, entry: Entry) -> None:
+        """Keep an entry in memory, and let it stand in its lane when it is due and first of its key."""
+        entry.held = True
+        entry.rank = self._ranking.rank(entry.event.priority, entry.due or entry.accepted)
+        wait = entry.due - self._clock.time() if entry.due and not entry.begun else 0.0
+        if wait > 0:
+            self._clock.call_later(wait, self._due, entry)
+        else:
+            self._due(entry)
+
+    def _due(self, entry: Entry) -> None:
+        if not entry.due:
+            lane = self._lane(entry)
+            lane.loaded = max(lane.loaded, entry.seq)
         key = entry.event.key
-        if key is not None and not self._claim(key, entry):
+        if key is not None and not self._keys.claim(key, entry):
             return
         self._enter(entry)
         self._wake()
 
-    def _claim(self, key: str, entry: Entry) -> bool:
-        """Return whether the entry stands first for its key; otherwise it waits behind the holder."""
-        queue = self._keys.get(key)
-        if queue is None:
-            self._keys[key] = KeyQueue(entry)
-            return True
-        if queue.started or queue.holder.order < entry.order:
-            heapq.heappush(queue.waiting, (entry.rank, entry.seq, entry))
-            return False
-        heapq.heappush(queue.waiting, (queue.holder.rank, queue.holder.seq, queue.holder))
-        queue.holder = entry
-        return True
+    def _lane(self, entry: Entry) -> Lane:
+        return self._lane_of(entry.event.type, entry.level)
 
-    def _enter(self, entry: Entry) -> None:
-        place = (entry.event.type, self._ranking.level(entry))
+    def _lane_of(self, type: str, level: int, *, more: bool = False) -> Lane:
+        place = (type, level)
         lane = self._lanes.get(place)
         if lane is None:
             if len(self._lanes) >= MANY_LANES:
-                self._lanes = {place: lane for place, lane in self._lanes.items() if lane}
-            lane = self._lanes[place] = Lane(entry.event.type)
+                self._lanes = {place: lane for place, lane in self._lanes.items() if lane or lane.more}
+            lane = self._lanes[place] = Lane(type, level, more=more)
+        return lane
+
+    def _enter(self, entry: Entry) -> None:
+        lane = self._lane(entry)
         lane.add(entry)
         if not lane.blocked and lane.head() is entry:
             heapq.heappush(self._heads, (entry.rank, entry.seq, lane))
 
     def release(self, entry: Entry) -> None:
         """Let the next event of the entry's key go, once its functions have ended and that is recorded."""
-        key = entry.event.key
-        if key is None:
-            return
-        queue = self._keys.get(key)
-        if queue is None or queue.holder is not entry:
-            return
-        if not queue.waiting:
-            del self._keys[key]
-            return
-        queue.holder = heapq.heappop(queue.waiting)[2]
-        queue.started = False
-        self._enter(queue.holder)
-        self._wake()
+        if entry.event.key is not None:
+            self._enter_next(self._keys.release(entry.event.key, entry))
+
+    def _enter_next(self, entry: Entry | None) -> None:
+        if entry is not None:
+            self._enter(entry)
+            self._wake()
+
+    # --- the rest of the backlog is read from the journal ---------------------------------------------
+
+    def resume(self, shelf: Shelf) -> None:
+        """Take up a lane of which entries wait in the journal, at start."""
+        self._feed_lane(self._lane_of(shelf.name, shelf.level, more=True))
+
+    def _feed_lane(self, lane: Lane) -> None:
+        if lane.more and not lane.loading and len(lane) <= self._window // 4:
+            lane.loading = True
+            self._feed(Shelf("lane", lane.type, lane.level), lane.loaded)
+
+    def fill_lane(self, shelf: Shelf, entries: Sequence[Entry], *, more: bool) -> None:
+        """Take entries of a lane that were asked for; `more` when there are others behind them."""
+        lane = self._lane_of(shelf.name, shelf.level)
+        lane.loading = False
+        lane.more = more
+        for entry in entries:
+            lane.loaded = entry.seq
+            if not entry.held:
+                self._hold(entry)
+        self._feed_lane(lane)
+
+    def fill_key(self, key: str, levels: Sequence[Sequence[Entry]], limit: int) -> None:
+        """Take entries of a key that were asked for, at most `limit` for each level."""
+        self._enter_next(self._keys.fill(key, levels, limit))
+
+    def fill_due(self, entries: Sequence[Entry], until: float) -> None:
+        """Take the delayed entries that are due until then (Unix time)."""
+        self.due_until = until
+        for entry in entries:
+            if not entry.held:
+                self._hold(entry)
+
+    def expire(self, horizon: float) -> list[Entry]:
+        """Remove and return the entries accepted before `horizon` that wait for functions which were removed."""
+        expired = []
+        for lane in self._lanes.values():
+            while lane.blocked and lane.plan and not lane.plan.functions and (head := lane.head()) and head.accepted < horizon:
+                expired.append(lane.pop())
+                self.waiting -= 1
+            self._feed_lane(lane)
+        return expired
 
     # --- attempts go out ------------------------------------------------------------------------------
 
@@ -165,6 +245,8 @@ class Dispatch:
                 heapq.heappop(self._heads)
                 continue
             entry = lane.pop()
+            if lane.more:
+                self._feed_lane(lane)
             following = lane.head()
             if following is not None:
                 heapq.heapreplace(self._heads, (following.rank, following.seq, lane))
@@ -213,11 +295,8 @@ class Dispatch:
         """Start the run of an entry; its further roots become ready steps."""
         self._pass_on(lane)
         key = entry.event.key
-        if key is not None:
-            queue = self._keys.get(key)
-            if queue is None or queue.holder is not entry or queue.started:
-                return None  # it was overtaken, and has gone or will go from the key's queue
-            queue.started = True
+        if key is not None and not self._keys.start(key, entry):
+            return None  # it was overtaken, and has gone or will go from the key's queue
         assert lane.plan is not None
         self.waiting -= 1
         self._room()
@@ -252,12 +331,18 @@ class Dispatch:
             heapq.heappush(gate.waiting, (run.entry.rank, run.entry.seq, index, run))
             self._time(gate)
             return None
+        if run.entry.crashes >= SUSPECT and self._suspect not in (None, run):
+            self._suspects.append((run, index))
+            return None
         if gate.interval:
             gate.next = max(now, gate.next) + gate.interval
         gate.running += 1
         gate.stateful = gate.stateful or stateful
         if not run.executing:
             self.executing += 1
+            self._mark(run.entry.seq)
+            if run.entry.crashes >= SUSPECT:
+                self._suspect = run
         run.executing += 1
         return Attempt(run, index, run.attempts(index) + 1, self._clock.time())
 
@@ -275,6 +360,11 @@ class Dispatch:
         run.executing -= 1
         if not run.executing:
             self.executing -= 1
+            self._unmark(run.entry.seq)
+            if self._suspect is run:
+                self._suspect = None
+                self._ready.extend(self._suspects)
+                self._suspects.clear()
         gate = self._gates[attempt.function.name]
         gate.running -= 1
         if gate.waiting or gate.blocked:

@@ -14,17 +14,15 @@ from runtime.contracts import Clock, Journal
 from runtime.errors import Full
 from runtime.event import Event
 from runtime.function import Emission
-from runtime.records import UNROUTED, Entry, Status
+from runtime.records import FAILED, UNROUTED, Entry, Outcome, Route
 
-StatusOf = Callable[[str], Status]
-RankOf = Callable[[int | None, float], float]
+DEATH = "runtime.dead"  # the type of the event that tells of a dead letter
 
 
 class Intake:
     """Accepts events into the journal and hands the new ones to `admit`.
 
-    `status_of` tells how an event of a type begins, `rank_of` its place in the order of dispatch, `waiting`
-    how many events wait, of which there may be `max_backlog`.
+    `route` tells how an event of a type begins, `waiting` how many events wait, of which there may be `max_backlog`.
     """
 
     def __init__(
@@ -32,16 +30,14 @@ class Intake:
         journal: Journal,
         clock: Clock,
         *,
-        status_of: StatusOf,
-        rank_of: RankOf,
+        route: Callable[[str], Route],
         admit: Callable[[Entry], None],
         waiting: Callable[[], int],
         max_backlog: int,
     ) -> None:
         self._journal = journal
         self._clock = clock
-        self._status_of = status_of
-        self._rank_of = rank_of
+        self._route = route
         self._admit = admit
         self._waiting = waiting
         self._max_backlog = max_backlog
@@ -83,14 +79,15 @@ class Intake:
         if event.time is None:
             force_setattr(event, "time", self._moment(now))
         due = event.due.timestamp() if event.due is not None else 0.0
-        status = self._status_of(event.type)
+        route = self._route(event.type)
         return Entry(
             event=event,
-            rank=self._rank_of(event.priority, due or now),
             accepted=now,
             due=due,
-            ended=now if status == UNROUTED else 0.0,
-            status=status,
+            ended=now if route.status == UNROUTED else 0.0,
+            status=route.status,
+            sinks=route.sinks,
+            ran=route.ran,
             hops=_hops(event),
             retries=retries,
             looked_up=bool(event.id),
@@ -108,7 +105,7 @@ class Intake:
         priority = before.priority if emission.priority is None else emission.priority
         event = Event(
             type=emission.type,
-            source=f"function/{function}",
+            source="runtime" if function == "runtime" else f"function/{function}",
             id=emission.id or f"{cause.uid}-{function}-{count}",
             data=emission.data,
             time=self._moment(now),
@@ -118,16 +115,32 @@ class Intake:
             due=datetime.fromtimestamp(due, UTC) if due else None,
             extensions={"causationid": before.id, "correlationid": origin, "hops": cause.hops + 1},
         )
+        route = self._route(event.type)
         return Entry(
             event=event,
-            rank=self._rank_of(priority, due or now),
             accepted=now,
             due=due,
-            status=self._status_of(event.type),
+            ended=now if route.status == UNROUTED else 0.0,
+            status=route.status,
+            sinks=route.sinks,
+            ran=route.ran,
             cause=cause.seq,
             hops=cause.hops + 1,
             looked_up=emission.id is not None,
         )
+
+    def death(self, outcome: Outcome) -> list[Entry]:
+        """Return the event `runtime.dead` that tells of a dead letter; none when nobody wants it, or it would tell of its own."""
+        entry = outcome.entry
+        if entry.event.type == DEATH or self._route(DEATH).status == UNROUTED:
+            return []
+        steps = {**entry.steps, **{step.function: step for step in outcome.steps}}
+        failed, error = next(((step.function, step.error) for step in steps.values() if step.status == FAILED), (None, None))
+        told = {"type": error.type, "message": error.message} if error else {"type": None, "message": outcome.reason}
+        event = entry.event
+        data = {"uid": entry.uid, "id": event.id, "type": event.type, "source": event.source, "function": failed, "error": told}
+        emission = Emission(DEATH, data)
+        return [self._emission(entry, "runtime", emission, 0, self._clock.time())]
 
     def _moment(self, now: float) -> datetime:
         """Return the aware datetime of `now`; the last one while the clock shows the same millisecond."""

@@ -1,4 +1,4 @@
-"""What dispatch is made of: ranks, lanes of waiting events, gates before functions, queues of keys."""
+"""What dispatch is made of: ranks, lanes of waiting events, gates before functions."""
 
 from __future__ import annotations
 
@@ -26,11 +26,6 @@ class Ranking:
         level = DEFAULT_PRIORITY if priority is None else priority
         return at - level * self.aging if self.aging else float(-level)
 
-    def level(self, entry: Entry) -> int:
-        """Return the lane an entry belongs to: entries of one level come nearly in order."""
-        if self.fifo or entry.event.priority is None:
-            return DEFAULT_PRIORITY
-        return entry.event.priority
 
 
 class Gate:
@@ -59,12 +54,16 @@ class Gate:
 
 
 class Lane:
-    """The waiting events of one type and level, in order."""
+    """The waiting events of one type and level, in order; with `more` those accepted after `loaded` are only in the journal."""
 
-    __slots__ = ("blocked", "gates", "items", "late", "plan", "roots", "type")
+    __slots__ = ("blocked", "gates", "items", "late", "level", "loaded", "loading", "more", "plan", "roots", "type")
 
-    def __init__(self, type: str) -> None:
+    def __init__(self, type: str, level: int, *, more: bool = False) -> None:
         self.type = type
+        self.level = level
+        self.more = more
+        self.loaded = 0
+        self.loading = False
         self.items: deque[Entry] = deque()
         self.late: list[tuple[float, int, Entry]] = []
         self.blocked = False
@@ -95,14 +94,3 @@ class Lane:
 
     def __len__(self) -> int:
         return len(self.items) + len(self.late)
-
-
-class KeyQueue:
-    """The events that share a key: the holder stands in a lane or runs, the others wait here."""
-
-    __slots__ = ("holder", "started", "waiting")
-
-    def __init__(self, holder: Entry) -> None:
-        self.holder = holder
-        self.started = False
-        self.waiting: list[tuple[float, int, Entry]] = []

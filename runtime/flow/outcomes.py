@@ -16,7 +16,9 @@ from runtime.contracts import Clock, Journal
 from runtime.errors import JournalError, RunFailed, Stopping
 from runtime.flow.run import Attempt, Run, reply
 from runtime.graph import Plan
-from runtime.records import DEAD, DONE, ENDED, Entry, Outcome, Status
+from runtime.records import DEAD, DONE, ENDED, FAILED, Entry, Outcome, Status, undelivered
+
+RUN = ""  # the part of an event that is its run; others are called as their sinks
 
 MANY = 10_000  # outcomes that may wait for their record before workers have to
 
@@ -30,17 +32,16 @@ class Noted(msgspec.Struct):
 
 
 class Parts(msgspec.Struct):
-    """How many things have to end before an event does, how many have, and how many of those failed."""
+    """What has still to end before an event does (its run, and sinks by name), and whether anything has failed."""
 
-    left: int
-    ended: int = 0
-    failed: int = 0
+    left: set[str]
+    failed: bool
 
 
 class Outcomes:
     """Records outcomes in order and in batches; see above.
 
-    `admit` takes each emitted entry, `release` each entry whose functions have ended, `recorded` each attempt
+    `admit` takes each emitted entry, `death` makes the entries that tell of a dead letter, `release` each entry whose functions have ended, `recorded` each attempt
     of a function with state, `lost` is called when the journal has failed.
     """
 
@@ -50,6 +51,7 @@ class Outcomes:
         clock: Clock,
         *,
         admit: Callable[[Entry], None],
+        death: Callable[[Outcome], list[Entry]],
         release: Callable[[Entry], None],
         recorded: Callable[[Attempt], None],
         ended: Callable[[], None],
@@ -58,6 +60,7 @@ class Outcomes:
         self._journal = journal
         self._clock = clock
         self._admit = admit
+        self._death = death
         self._release = release
         self._recorded = recorded
         self._ended = ended
@@ -74,26 +77,24 @@ class Outcomes:
 
     # --- what ends an event ---------------------------------------------------------------------------
 
-    def expect(self, entry: Entry, parts: int) -> None:
-        """Say that the event ends when `parts` things have: its run, and each delivery to a sink."""
-        if parts > 1:
-            self._parts[entry.seq] = Parts(parts)
-
     def begun(self) -> list[int]:
         """Return the entries of which something has ended and something has not."""
-        return [seq for seq, parts in self._parts.items() if parts.ended]
+        return list(self._parts)
 
-    def _end_part(self, entry: Entry, *, failed: bool) -> Status | None:
+    def _end_part(self, entry: Entry, part: str, *, failed: bool) -> Status | None:
         """Return the status of the event when its last part ends now, else None."""
+        if not entry.sinks:
+            return DEAD if failed else DONE
         parts = self._parts.get(entry.seq)
         if parts is None:
-            return DEAD if failed else DONE
-        parts.left -= 1
-        parts.ended += 1
-        parts.failed += failed
+            left = {*undelivered(entry), *(() if entry.ran else (RUN,))}
+            parts = Parts(left, any(step.status == FAILED for step in entry.steps.values()))
+        parts.left.discard(part)
+        parts.failed = parts.failed or failed
         if parts.left:
+            self._parts[entry.seq] = parts
             return None
-        del self._parts[entry.seq]
+        self._parts.pop(entry.seq, None)
         return DEAD if parts.failed else DONE
 
     # --- outcomes come in -----------------------------------------------------------------------------
@@ -101,23 +102,31 @@ class Outcomes:
     def add(self, outcome: Outcome, *, run: Run | None = None, attempt: Attempt | None = None) -> None:
         """Take an outcome of a run; `run` when its functions have ended by it, `attempt` when it records state."""
         if run is not None:
-            failed = any(step.status == "failed" for step in run.steps.values())
-            self._finish(outcome, failed=failed)
+            outcome.ran = True
+            failed = any(step.status == FAILED for step in run.steps.values())
+            self._finish(outcome, self._end_part(outcome.entry, RUN, failed=failed))
         self._note(Noted(outcome, run, attempt))
 
     def delivered(self, outcome: Outcome, *, ended: bool, failed: bool = False) -> None:
         """Take an outcome of a delivery to a sink; `ended` when there will be no further attempt."""
         if ended:
-            self._finish(outcome, failed=failed)
+            outcome.delivered = outcome.steps[0].function
+            self._finish(outcome, self._end_part(outcome.entry, outcome.delivered, failed=failed))
         self._note(Noted(outcome))
 
-    def change(self, outcome: Outcome) -> None:
-        """Take a change of status that no step has caused."""
+    def end(self, entry: Entry, status: Status, reason: str = "") -> None:
+        """End an event as a whole, whatever of it is left."""
+        self._parts.pop(entry.seq, None)
+        outcome = Outcome(entry=entry, reason=reason)
+        self._finish(outcome, status)
         self._note(Noted(outcome))
 
-    def _finish(self, outcome: Outcome, *, failed: bool) -> None:
-        outcome.status = self._end_part(outcome.entry, failed=failed)
-        outcome.at = self._clock.time()
+    def _finish(self, outcome: Outcome, status: Status | None) -> None:
+        outcome.status = status
+        if status is not None:
+            outcome.at = self._clock.time()
+        if status == DEAD:
+            outcome.emitted = [*outcome.emitted, *self._death(outcome)]
 
     def _note(self, noted: Noted) -> None:
         self._pending.append(noted)

@@ -193,8 +193,3 @@ def reply(entry: Entry, plan: Plan, steps: Mapping[str, Step]) -> Any:
     if all(leaf.status != DONE for leaf in leaves):
         return None
     return {leaf.function: leaf.result for leaf in leaves}
-
-
-def is_pending(step: Step | None) -> bool:
-    """Return whether a step has still to be done by the record."""
-    return step is None or step.status in (PENDING, RUNNING, RETRYING)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, ClassVar
 
 from msgspec.structs import force_setattr
@@ -11,7 +12,7 @@ from msgspec.structs import force_setattr
 from runtime import pattern
 from runtime.codec import to_builtins
 from runtime.contracts import Clock, Counts, Journal, Query
-from runtime.records import DEAD, ENDED, FAILED, QUEUED, RETRYING, Entry, Outcome, Step, seq_of
+from runtime.records import DEAD, ENDED, FAILED, QUEUED, RETRYING, Entry, Outcome, Shelf, Status, Step, seq_of, undelivered
 
 KEPT = 10_000  # ended entries that stay readable; dead letters stay until they are retried or discarded
 
@@ -96,17 +97,18 @@ class MemoryJournal(Journal):
             if outcome.state is not None:
                 function, key, value = outcome.state
                 self._states[function, key] = to_builtins(value)
+            if outcome.ran is not None:
+                entry.ran = outcome.ran
             if outcome.status is not None:
-                self._move(entry, outcome)
+                self._move(entry, outcome.status, outcome)
 
-    def _move(self, entry: Entry, outcome: Outcome) -> None:
-        assert outcome.status is not None
+    def _move(self, entry: Entry, status: Status, outcome: Outcome) -> None:
         self._by_status[entry.status] -= 1
-        self._by_status[outcome.status] += 1
-        entry.status = outcome.status
+        self._by_status[status] += 1
+        entry.status = status
         entry.reason = outcome.reason
-        entry.ended = outcome.at if outcome.status in ENDED else 0.0
-        if entry.status in ENDED:
+        entry.ended = outcome.at if status in ENDED else 0.0
+        if status in ENDED:
             self._end(entry)
 
     def _end(self, entry: Entry) -> None:
@@ -125,18 +127,27 @@ class MemoryJournal(Journal):
         self._effects.pop(seq, None)
         self._by_status[entry.status] -= 1
 
-    async def read(self, type: str, *, after: tuple[float, int] | None = None, limit: int = 1000) -> list[Entry]:
-        """Return waiting entries of a type in order; see `Journal.read`."""
-        found = [
-            entry
-            for entry in self._entries.values()
-            if entry.status in (QUEUED, RETRYING) and entry.event.type == type and (after is None or entry.order > after)
-        ]
-        return sorted(found, key=lambda entry: entry.order)[:limit]
+    def _waiting(self) -> Iterator[Entry]:
+        return (entry for entry in self._entries.values() if entry.status not in ENDED)
 
-    async def lanes(self) -> Mapping[str, int]:
-        """Return the number of waiting entries by type."""
-        return Counter(entry.event.type for entry in self._entries.values() if entry.status in (QUEUED, RETRYING))
+    async def shelves(self) -> list[Shelf]:
+        """Return the lanes and sinks for which entries wait."""
+        waiting = list(self._waiting())
+        lanes = {Shelf("lane", entry.event.type, entry.level) for entry in waiting if _in_lane(entry)}
+        return [*lanes, *{Shelf("sink", sink) for entry in waiting for sink in undelivered(entry)}]
+
+    async def read(self, shelf: Shelf, *, after: int = 0, limit: int = 1000) -> list[Entry]:
+        """Return the waiting entries of a shelf; see `Journal.read`."""
+        return list(islice((entry for entry in self._waiting() if entry.seq > after and _stands_on(entry, shelf)), limit))
+
+    async def read_due(self, after: float, until: float) -> list[Entry]:
+        """Return delayed entries; see `Journal.read_due`."""
+        found = [entry for entry in self._waiting() if after < entry.due <= until and not entry.begun and not entry.ran]
+        return sorted(found, key=lambda entry: (entry.due, entry.seq))
+
+    async def waiting(self) -> int:
+        """Return how many entries wait in lanes or are delayed."""
+        return sum(not entry.begun and not entry.ran for entry in self._waiting())
 
     async def find(self, id: str) -> list[Entry]:
         """Return the entries with this uid or event id, the newest first."""
@@ -173,6 +184,23 @@ class MemoryJournal(Journal):
     async def cursor(self, source: str) -> Any:
         """Return the cursor recorded last for a source, or None."""
         return self._cursors.get(source)
+
+
+def _in_lane(entry: Entry) -> bool:
+    return not entry.begun and not entry.ran and not entry.due
+
+
+def _stands_on(entry: Entry, shelf: Shelf) -> bool:
+    """Return whether a waiting entry stands on a shelf."""
+    match shelf.kind:
+        case "lane":
+            return _in_lane(entry) and (entry.event.type, entry.level) == (shelf.name, shelf.level)
+        case "key":
+            return _in_lane(entry) and (entry.event.key, entry.level) == (shelf.name, shelf.level)
+        case "begun":
+            return entry.begun and not entry.ran
+        case "sink":
+            return shelf.name in undelivered(entry)
 
 
 def _answers(entry: Entry, query: Query) -> bool:

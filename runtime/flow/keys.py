@@ -1,0 +1,107 @@
+"""Ordering keys: of the events that share one only the first stands in a lane, the others wait behind it."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+
+from runtime.flow.lanes import Ranking
+from runtime.records import Entry, Shelf
+
+LAST: tuple[float, int] = (float("inf"), 0)  # behind every place in the order
+FIRST: tuple[float, int] = (float("-inf"), 0)
+
+
+class KeyQueue:
+    """The events of one key: the holder stands in a lane or runs, the others wait here.
+
+    When it is `spilled` further ones, behind `last`, are only in the journal; there is no holder while they are read.
+    """
+
+    __slots__ = ("holder", "last", "spilled", "started", "waiting")
+
+    def __init__(self, holder: Entry) -> None:
+        self.holder: Entry | None = holder
+        self.started = False
+        self.spilled = False
+        self.last = holder.order
+        self.waiting: list[tuple[float, int, Entry]] = []
+
+    def park(self, entry: Entry) -> None:
+        """Let an entry wait behind the holder."""
+        self.last = max(self.last, entry.order)
+        heapq.heappush(self.waiting, (entry.rank, entry.seq, entry))
+
+
+class Keys:
+    """The queues of all keys that are in use; of each at most `window` entries wait in memory, more are asked for by `feed`."""
+
+    def __init__(self, ranking: Ranking, window: int, feed: Callable[[Shelf, int], None]) -> None:
+        self._ranking = ranking
+        self._window = window
+        self._feed = feed
+        self._queues: dict[str, KeyQueue] = {}
+
+    def claim(self, key: str, entry: Entry) -> bool:
+        """Return whether an entry may stand in its lane; otherwise it waits here, or is read again when its turn is near."""
+        queue = self._queues.get(key)
+        if queue is None:
+            self._queues[key] = KeyQueue(entry)
+            return True
+        may_spill = not entry.begun and not entry.due and entry.order > queue.last
+        if may_spill and (queue.spilled or len(queue.waiting) >= self._window):
+            queue.spilled = True
+            entry.held = False
+        elif queue.holder is None or queue.started or queue.holder.order < entry.order:
+            queue.park(entry)
+        else:
+            queue.park(queue.holder)  # overtaken: it stays behind in its lane, where it is passed over
+            queue.holder = entry
+            return True
+        return False
+
+    def start(self, key: str, entry: Entry) -> bool:
+        """Return whether an entry that comes out of its lane is the one to start; the key is held from now on."""
+        queue = self._queues.get(key)
+        if queue is None or queue.holder is not entry or queue.started:
+            return False
+        queue.started = True
+        return True
+
+    def release(self, key: str, entry: Entry) -> Entry | None:
+        """Let go of a key and return the entry that may stand in its lane now, if one is in memory."""
+        queue = self._queues.get(key)
+        if queue is None or queue.holder is not entry:
+            return None
+        queue.started = False
+        return self._next(key, queue)
+
+    def _next(self, key: str, queue: KeyQueue) -> Entry | None:
+        queue.holder = None
+        if queue.waiting:
+            queue.holder = heapq.heappop(queue.waiting)[2]
+        elif queue.spilled:
+            self._feed(Shelf("key", key), 0)
+        else:
+            del self._queues[key]
+        return queue.holder
+
+    def fill(self, key: str, levels: Sequence[Sequence[Entry]], limit: int) -> Entry | None:
+        """Take the entries of a key that were asked for, by level, and return the one that may stand in its lane.
+
+        Where a level has `limit` entries there may be others behind them: what would go behind those is left out.
+        """
+        queue = self._queues[key]
+        for entries in levels:
+            for entry in entries:
+                entry.rank = self._ranking.rank(entry.event.priority, entry.accepted)
+        cuts = [entries[-1].order for entries in levels if len(entries) >= limit]
+        cut = min(cuts, default=LAST)
+        queue.spilled = bool(cuts)
+        queue.last = max((one[:2] for one in queue.waiting), default=FIRST)
+        for entries in levels:
+            for entry in entries:
+                if entry.order <= cut and not entry.held:
+                    entry.held = True
+                    queue.park(entry)
+        return self._next(key, queue)
