@@ -228,9 +228,8 @@ class Http(Source):
         body = await read_body(receive, target.max_body)
         events, wait = target.read(request, body)
         if wait is None:
-            await inlet.put(events, wait=False)
-            ids = {"id": events.id} if isinstance(events, Event) else {"ids": [event.id for event in events]}
-            return 202, msgspec.json.encode(ids)
+            ids = await inlet.put(events, wait=False)
+            return 202, msgspec.json.encode({"id": ids[0]} if isinstance(events, Event) else {"ids": ids})
         if not isinstance(events, Event):
             raise Problem(400, "wait: a batch has no result to wait for; send its events one by one, or leave `wait` out")
         return 200, codec.to_json(await inlet.call(events, timeout=wait, retries=route.retries))

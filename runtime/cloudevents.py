@@ -166,6 +166,23 @@ def _media_type(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
 
+def check_event(event: Event) -> None:
+    """See to it that an event is one that CloudEvents can say.
+
+    Raises:
+        MalformedEvent: an attribute is missing or wrong; data is not looked at.
+    """
+    if not isinstance(event, Event):
+        raise MalformedEvent(f"expected an Event, found a value of type {type(event).__name__}")
+    for name, value in (("type", event.type), ("source", event.source)):
+        if not value or not isinstance(value, str):
+            raise MalformedEvent(f"{name}: expected a text that is not empty, found {_shown(value)}")
+    if event.priority is not None:
+        _read_priority("priority", event.priority)
+    if event.time is not None or event.due is not None or event.extensions:
+        _attributes_of(event)
+
+
 def _attributes_of(event: Event) -> dict[str, Any]:
     result: dict[str, Any] = {"specversion": "1.0", "id": event.id, "source": event.source, "type": event.type}
     if event.time is not None:

@@ -54,11 +54,11 @@ class Inlet(Protocol):
     def cursor(self) -> Any:
         """The last cursor recorded for this source (anything JSON can say), or None."""
 
-    async def put(self, events: Event | Sequence[Event], *, cursor: Any = None, wait: bool = True) -> None:
-        """Return when the journal has the events: only then acknowledge upstream.
+    async def put(self, events: Event | Sequence[Event], *, cursor: Any = None, wait: bool = True) -> list[str]:
+        """Return the ids of the events when the journal has them: only then acknowledge upstream.
 
         Waits while the runtime is full; that is the backpressure. With `wait=False` it raises instead.
-        Empty ids and times of the events are filled in. An event whose source and id were accepted
+        An event without an id or a time is given them. An event whose source and id were accepted
         within `dedupe` seconds joins the first. `cursor` is recorded with the last event, or alone when
         `events` is empty.
 
@@ -218,13 +218,16 @@ class Journal(ABC):
         """Write what is under way and let go."""
 
     @abstractmethod
-    async def append(self, entries: Sequence[Entry], *, cursor: tuple[str, Any] | None = None) -> list[Entry]:
-        """Accept entries, all or none, and return when they are safe.
+    async def append(
+        self, entries: Sequence[Entry], *, cursor: tuple[str, Any] | None = None, then: Callable[[list[Entry]], None] | None = None
+    ) -> list[Entry]:
+        """Accept entries, all or none, and return when they are safe; a caller that is cancelled takes nothing back.
 
         Gives each its `seq`, and an event without an id its uid as id. The answer has one entry for each
         of `entries`: the same object when it is new, the first one when an entry of the same source and
         id has not ended or was accepted within `dedupe` seconds (only entries with `looked_up`). `cursor`,
-        the name of a source and where it goes on, is recorded in the same step.
+        the name of a source and where it goes on, is recorded in the same step. `then` is called with the answer,
+        before anybody else is answered, and also when the caller has been cancelled.
 
         Raises:
             JournalError: nothing was accepted.

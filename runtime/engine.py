@@ -7,20 +7,22 @@ journal and a clock, and nothing else.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from runtime.contracts import Clock, Executor, Journal, Sink
 from runtime.errors import JournalError
 from runtime.executors.loop import call_on_loop
 from runtime.executors.thread import Threads
+from runtime.flow.backlog import Backlog
 from runtime.flow.delivery import Delivery
-from runtime.flow.dispatch import Dispatch
+from runtime.flow.dispatch import UNBOUNDED, WINDOW, Dispatch
 from runtime.flow.intake import Intake
 from runtime.flow.lanes import Ranking
 from runtime.flow.outcomes import Outcomes
 from runtime.flow.router import Router
 from runtime.graph import Graph
-from runtime.records import QUEUED, RETRYING, RUNNING, Entry, Outcome, Status
+from runtime.records import DEAD, DISCARDED, QUEUED, RETRYING, RUNNING, Entry, Outcome, Status
 from runtime.settings import DispatchSettings
 from runtime.specs import SinkSpec
 from runtime.worker import Pool
@@ -38,56 +40,59 @@ class Engine:
         settings: DispatchSettings = DEFAULT_SETTINGS,
         *,
         max_backlog: int = 10_000_000,
+        window: int = WINDOW,
         ended: Callable[[], None] = lambda: None,
         lost: Callable[[JournalError], None] = lambda _: None,
     ) -> None:
         self.journal = journal
         self.clock = clock
+        self.deliveries: list[Delivery] = []
+        self._by_sink: dict[str, Delivery] = {}
+        self._pushes: dict[str, Callable[[Entry], None]] = {}
+        self._changing: set[int] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._window = window if journal.persistent else UNBOUNDED
         ranking = Ranking(settings.order, settings.aging)
-        deliveries: dict[str, Callable[[Entry], None]] = {}
         self.dispatch = Dispatch(
             clock,
             ranking,
+            journal,
             in_flight=settings.in_flight,
             wake=lambda: self.pool.wake(),  # noqa: PLW0108 - the stages form a circle; this one is made later
             room=lambda: self.intake.make_room(),  # noqa: PLW0108
+            settle=lambda run, steps: self.outcomes.skipped(run, steps),  # noqa: PLW0108
+            feed=lambda shelf, after: self.backlog.feed(shelf, after),  # noqa: PLW0108
+            window=self._window,
         )
         self.outcomes = Outcomes(
             journal,
             clock,
             admit=lambda entry: self.router.admit(entry),  # noqa: PLW0108
+            death=lambda outcome: self.intake.death(outcome),  # noqa: PLW0108
             release=self.dispatch.release,
             recorded=self.dispatch.recorded,
             ended=ended,
             lost=lost,
         )
-        self.router = Router(
-            clock,
-            dispatch=self.dispatch.push,
-            deliveries=deliveries,
-            expect=self.outcomes.expect,
-            change=self.outcomes.change,
-        )
+        self.router = Router(dispatch=self.dispatch.push, deliveries=self._pushes)
         self.intake = Intake(
             journal,
             clock,
-            status_of=self.router.status_of,
-            rank_of=ranking.rank,
+            route=self.router.route,
             admit=self.router.admit,
             waiting=lambda: self.dispatch.waiting,
             max_backlog=max_backlog,
         )
+        self.backlog = Backlog(journal, clock, dispatch=self.dispatch, deliveries=self._by_sink, removed=self.outcomes.removed, lost=lost)
         self.threads = Threads()
         executors: dict[str, Executor] = {"loop": call_on_loop, "thread": self.threads.call}
         self.pool = Pool(self.dispatch, self.outcomes, self.intake, journal, clock, executors, max_hops=settings.max_hops)
-        self.deliveries: list[Delivery] = []
-        self._pushes = deliveries
-        self._tasks: list[asyncio.Task[None]] = []
 
     def add_sink(self, spec: SinkSpec, sink: Sink) -> None:
         """Deliver events to a sink, before the engine is started."""
-        delivery = Delivery(spec, sink, self.clock, self.outcomes.delivered)
+        delivery = Delivery(spec, sink, self.clock, delivered=self.outcomes.delivered, feed=self.backlog.feed, window=self._window)
         self.deliveries.append(delivery)
+        self._by_sink[spec.name] = delivery
         self._pushes[spec.name] = delivery.push
 
     def adopt(self, graph: Graph, generation: int) -> None:
@@ -101,15 +106,14 @@ class Engine:
         Raises:
             JournalError: the journal cannot be read.
         """
+        self.dispatch.waiting = await self.journal.waiting()
         self._tasks.append(asyncio.create_task(self.outcomes.run(), name="outcomes"))
+        if self.journal.persistent:
+            await self.backlog.resume()
+            self._tasks.append(asyncio.create_task(self.backlog.run(), name="backlog"))
+            self._tasks.append(asyncio.create_task(self.backlog.watch_due(), name="due"))
         for delivery in self.deliveries:
             delivery.start()
-        for type in await self.journal.lanes():
-            after: tuple[float, int] | None = None
-            while entries := await self.journal.read(type, after=after):
-                after = entries[-1].order
-                for entry in entries:
-                    self.router.admit(entry)
 
     async def stop(self, grace: float) -> None:
         """Give what executes `grace` seconds to end, record it, and answer those who still wait for a result."""
@@ -128,21 +132,42 @@ class Engine:
         Raises:
             JournalError: the journal cannot be written.
         """
-        outcome = self.router.redrive(entry)
-        if outcome is None:
-            return False
-        entry.retries = retries
-        await self.journal.record([outcome])
-        self.router.admit(entry)
+        with self._changes(entry) as free:
+            outcome = self.router.redrive(entry) if free else None
+            if outcome is None:
+                return False
+            entry.retries = retries
+            await asyncio.shield(self._change(outcome))
         return True
 
-    async def end(self, entry: Entry, status: Status) -> None:
-        """Record the end of an entry that nothing is to be done for any more.
+    async def discard(self, entry: Entry) -> bool:
+        """End a dead letter for good; return whether that was done.
 
         Raises:
             JournalError: the journal cannot be written.
         """
-        await self.journal.record([Outcome(entry=entry, status=status, at=self.clock.time())])
+        with self._changes(entry) as free:
+            if not free or entry.status != DEAD:
+                return False
+            await asyncio.shield(self._change(Outcome(entry=entry, status=DISCARDED, at=self.clock.time())))
+        return True
+
+    @contextmanager
+    def _changes(self, entry: Entry) -> Iterator[bool]:
+        """Keep an entry from being redriven or discarded twice at the same time; gives whether it is free."""
+        if entry.seq in self._changing:
+            yield False
+            return
+        self._changing.add(entry.seq)
+        try:
+            yield True
+        finally:
+            self._changing.discard(entry.seq)
+
+    async def _change(self, outcome: Outcome) -> None:
+        await self.journal.record([outcome])
+        if outcome.status == QUEUED:
+            self.router.admit(outcome.entry)
 
     def live(self) -> dict[int, Status]:
         """Return how the entries stand that have started and not ended, by `seq`: `running` or `retrying`.
@@ -164,6 +189,6 @@ class Engine:
         """Return why an entry waits or ended as it did; empty when there is nothing to say."""
         if entry.status in (QUEUED, RETRYING) and not entry.reason:
             plan = self.router.plan(entry.event.type)
-            if not plan.functions and self.router.was_handled(entry.event.type):
+            if not plan.functions and not entry.ran:
                 return "no function"
         return entry.reason

@@ -140,6 +140,8 @@ class Reject(Exception):
     """Raise in a function to fail at once, without retries; `status` answers an HTTP caller."""
 
     def __init__(self, reason: str = "", status: int = 422) -> None:
+        if not isinstance(status, int) or not 400 <= status <= 599:
+            raise ValueError(f"Reject: `status` is a whole number from 400 to 599, found {status!r}")
         super().__init__(reason)
         self.reason = reason
         self.status = status

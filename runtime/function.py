@@ -88,6 +88,9 @@ def resource(call: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     raise NotImplementedError("@resource is not supported yet: open the client inside the function for now")
 
 
+LONGEST_DELAY = 3_155_760_000  # seconds: a hundred years
+
+
 class Emission(msgspec.Struct, frozen=True, gc=False):
     """An event a function wants to emit, before it has succeeded; `delay` in seconds."""
 
@@ -158,8 +161,11 @@ class Context:
             raise ValueError(f'emit: "{type}" is not an event type: it must not be empty or hold "*", ">" or spaces')
         if priority is not None and not (isinstance(priority, int) and 0 <= priority <= 9):
             raise ValueError(f"emit: priority is 0 … 9, found {priority!r}")
-        if delay < 0:
-            raise ValueError(f"emit: delay is in seconds and not negative, found {delay!r}")
+        if not isinstance(delay, int | float) or not 0 <= delay <= LONGEST_DELAY:
+            raise ValueError(f"emit: delay is in seconds, from 0 to {LONGEST_DELAY}, found {delay!r}")
+        for name, text in (("key", key), ("id", id), ("subject", subject)):
+            if text is not None and not isinstance(text, str):
+                raise ValueError(f"emit: {name} is a text, found {text!r}")
         if len(self._emissions) >= self.max_emits:
             raise ValueError(f'emit: "{self.function}" emits more than max_emits = {self.max_emits} events in one step')
         self._emissions.append(Emission(type, data, key, priority, float(delay), id, subject))

@@ -10,12 +10,11 @@ from typing import Any
 import jmespath
 import msgspec
 from jmespath.exceptions import JMESPathError
-from msgspec.structs import force_setattr
 
 from runtime.engine import Engine
 from runtime.errors import DataError, NotRouted, ResultTimeout
 from runtime.event import Event
-from runtime.flow.run import is_over, reply
+from runtime.flow.run import reply
 from runtime.graph import Plan
 from runtime.records import DEAD, ENDED, UNROUTED
 from runtime.settings import SourceSettings
@@ -41,12 +40,12 @@ class HostInlet:
         self._next = 0.0
         self._wait_for_end = wait_for_end
 
-    async def put(self, events: Event | Sequence[Event], *, cursor: Any = None, wait: bool = True) -> None:
+    async def put(self, events: Event | Sequence[Event], *, cursor: Any = None, wait: bool = True) -> list[str]:
         """Accept events; see `Inlet.put`."""
         batch = [events] if isinstance(events, Event) else events
         if self._interval:
             await self._pace(len(batch))
-        entries = [self._engine.intake.entry(self._steered(event)) for event in batch]
+        entries = [self._engine.intake.entry(event, **self._steering(event)) for event in batch]
         mark = None if cursor is None else (self.name, cursor)
         accepted = await self._engine.intake.accept(entries, wait=wait, cursor=mark)
         if cursor is not None:
@@ -57,23 +56,25 @@ class HostInlet:
                 await self._engine.redrive(first)
         if self._wait_for_end:
             await self._engine.outcomes.all_ended(accepted)
+        return [entry.event.id for entry in accepted]
 
     async def call(self, event: Event, *, timeout: float | None = None, retries: int = 0) -> Any:  # noqa: ASYNC109 - a promise to the caller
         """Accept an event and wait for its result; see `Inlet.call`."""
         engine = self._engine
-        plan = engine.router.plan(event.type)
-        if not plan.functions:
-            raise NotRouted(event.type, removed=engine.router.was_handled(event.type))
-        _check_data(plan, event)
+        plan = self._plan(event.type)
         if self._interval:
             await self._pace(1)
-        entry = engine.intake.entry(self._steered(event), retries=retries)
+        entry = engine.intake.entry(event, retries=retries, **self._steering(event))
+        _check_data(plan, entry.event)
         first = (await engine.intake.accept([entry], wait=False))[0]
         self.events += 1
-        if first is not entry and first.status in (DEAD, UNROUTED):
-            await engine.redrive(first, retries=retries)
-        if first is not entry and (first.status in ENDED or is_over(plan, first.steps)):
-            return reply(first, plan, first.steps)
+        if first is not entry:
+            if first.status in (DEAD, UNROUTED):
+                await engine.redrive(first, retries=retries)
+            plan = self._plan(first.event.type)
+            if first.ran or first.status in ENDED:
+                await engine.outcomes.settled()  # what it says is recorded then
+                return reply(first, plan, first.steps)
         future = engine.outcomes.wait_for(first)
         try:
             async with asyncio.timeout(timeout):
@@ -83,15 +84,27 @@ class HostInlet:
         finally:
             engine.outcomes.give_up(first, future)
 
-    def _steered(self, event: Event) -> Event:
-        """Give an event that is not accepted yet the priority and key that the settings of the source say."""
+    def _plan(self, type: str) -> Plan:
+        """Return the plan of a type that has functions.
+
+        Raises:
+            NotRouted: it has none.
+        """
+        plan = self._engine.router.plan(type)
+        if not plan.functions:
+            raise NotRouted(type, removed=self._engine.router.was_handled(type))
+        return plan
+
+    def _steering(self, event: Event) -> dict[str, Any]:
+        """Return the priority and key that the settings of the source say, as far as the event says nothing."""
+        said: dict[str, Any] = {}
         if self._priority is not None and event.priority is None:
-            force_setattr(event, "priority", self._priority)
+            said["priority"] = self._priority
         if self._key is not None and event.key is None:
             found = self._found_key(event.data)
             if found is not None:
-                force_setattr(event, "key", found if isinstance(found, str) else msgspec.json.encode(found).decode())
-        return event
+                said["key"] = found if isinstance(found, str) else msgspec.json.encode(found).decode()
+        return said
 
     def _found_key(self, data: Any) -> Any:
         assert self._key is not None

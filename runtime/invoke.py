@@ -20,9 +20,9 @@ from runtime.graph import Graph, Plan
 from runtime.journal.memory import MemoryJournal
 from runtime.loading import importer
 from runtime.loading.generation import make_graph
-from runtime.records import DONE, FAILED, SKIPPED, UNROUTED, Entry, Step, StepError
+from runtime.records import DONE, FAILED, SKIPPED, UNROUTED, Entry, Route, Step, StepError
 from runtime.settings import Settings
-from runtime.worker import emissions_of
+from runtime.worker import emissions_of, plain_result
 
 
 class Invocation(msgspec.Struct):
@@ -49,7 +49,7 @@ async def invoke(settings: Settings, name: str | None, data: Any, *, type: str |
     journal, clock = MemoryJournal(SystemClock()), SystemClock()
     await journal.open()
     intake = Intake(
-        journal, clock, status_of=lambda _: UNROUTED, rank_of=lambda *_: 0.0, admit=lambda _: None, waiting=lambda: 0, max_backlog=1
+        journal, clock, route=lambda _: Route(UNROUTED, (), ran=True), admit=lambda _: None, waiting=lambda: 0, max_backlog=1
     )
     entry = intake.entry(event)
     await intake.accept([entry], wait=False)
@@ -89,9 +89,9 @@ async def _run(run: Run, intake: Intake) -> Invocation:
     while ready:
         index = ready.pop(0)
         attempt = Attempt(run, index, 1, SystemClock.time())
-        step, entries = await _call(attempt, threads, intake)
+        step, result, entries = await _call(attempt, threads, intake)
         emitted += [entry.event for entry in entries]
-        ready += run.finished(index, step)[1]
+        ready += run.finished(index, step, result)[1]
     threads.close()
     try:
         return Invocation(reply(run.entry, run.plan, run.steps), emitted)
@@ -100,13 +100,16 @@ async def _run(run: Run, intake: Intake) -> Invocation:
         return Invocation(None, emitted, f'"{failure.step}" failed: {error.type}: {error.message}', error.traceback)
 
 
-async def _call(attempt: Attempt, threads: Threads, intake: Intake) -> tuple[Step, list[Entry]]:
+async def _call(attempt: Attempt, threads: Threads, intake: Intake) -> tuple[Step, Any, list[Entry]]:
+    """Return the step that one call made, what it returned and what it would have emitted."""
     function = attempt.function
     step = Step(function.name, DONE, 1, 1, attempt.started)
     entries: list[Entry] = []
+    result: Any = None
     try:
         async with asyncio.timeout(function.timeout):
-            step.result = await (call_on_loop(attempt) if function.executor == "loop" else threads.call(attempt))
+            result = await (call_on_loop(attempt) if function.executor == "loop" else threads.call(attempt))
+        step.result = plain_result(function.name, result)
         entries = intake.emitted(attempt.run.entry, function.name, emissions_of(attempt, step.result))
     except Skip as skip:
         step.status, step.reason = SKIPPED, skip.reason
@@ -114,4 +117,4 @@ async def _call(attempt: Attempt, threads: Threads, intake: Intake) -> tuple[Ste
         step.status, step.error = FAILED, error_of(StepTimeout(f'"{function.name}" took longer than {function.timeout:g} s'))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the function raises is its failure
         step.status, step.error = FAILED, error_of(error)
-    return step, entries
+    return step, result, entries

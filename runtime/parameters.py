@@ -110,7 +110,7 @@ class _Reader:
         if annotation is Context or name == "context":
             return lambda call: call.context
         if annotation is Event or (name == "event" and annotation is Any):
-            return lambda call: call.event
+            return _own_event
         if name == "state":
             self.takes_state = True
             return lambda call: call.state
@@ -166,7 +166,7 @@ class _Reader:
     def data_getter(self, name: str, annotation: Any) -> Getter:
         decode = self.decoder(name, annotation)
         if decode is None:
-            return lambda call: call.event.data
+            return lambda call: _own(call.event.data)
         if not self.data:
             self.payload = annotation
         self.data.append(decode)
@@ -184,6 +184,16 @@ class _Reader:
             )
             return None
         return make_decoder(f'parameter "{name}" of "{self.name}"', annotation)
+
+
+def _own(data: Any) -> Any:
+    """Return data that a function may change without changing the event."""
+    return msgspec.to_builtins(data) if type(data) in (dict, list) else data
+
+
+def _own_event(call: Call) -> Event:
+    event = call.event
+    return msgspec.structs.replace(event, data=_own(event.data)) if type(event.data) in (dict, list) else event
 
 
 def make_decoder(what: str, annotation: Any) -> Decoder:

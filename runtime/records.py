@@ -59,7 +59,7 @@ class Step(msgspec.Struct, gc=False):
     due: float = 0.0
 
 
-class Entry(msgspec.Struct, gc=False, kw_only=True, weakref=True):
+class Entry(msgspec.Struct, kw_only=True, weakref=True, eq=False):
     """An event in the journal.
 
     `seq` is its place in the order of acceptance (0 until it is accepted). `accepted`, `due` and `ended` are

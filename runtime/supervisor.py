@@ -28,6 +28,7 @@ class Supervisor:
         self._changed = changed
         self._task: asyncio.Task[None] | None = None
         self._open = False
+        self._stopping = False
         self.state = "connecting"
         self.detail = ""
 
@@ -46,6 +47,7 @@ class Supervisor:
 
     async def stop(self) -> None:
         """Cancel the source and close it."""
+        self._stopping = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -61,12 +63,20 @@ class Supervisor:
                     await self.open()
                 self._become("running")
                 await self.source.run(self.inlet)
-            except (Exception, SystemExit) as error:
+            except (Exception, SystemExit, asyncio.CancelledError) as error:
+                if self._stopping:
+                    raise
                 failures = 0 if self._clock.monotonic() - started > STEADY else failures
                 pause = jittered(min(FIRST_PAUSE * 2 ** min(failures, 60), LONGEST_PAUSE))
                 failures += 1
                 self._become("failing", f"{type(error).__name__}: {error}")
-                log.warning('source "%s" failed and starts again in %.1f s: %s', self.source.name, pause, self.detail, exc_info=error)
+                log.warning(
+                    'source "%s" failed and starts again in %.1f s: %s',
+                    self.source.name,
+                    pause,
+                    self.detail,
+                    exc_info=None if isinstance(error, OSError) else error,
+                )
                 await self._close()
                 await self._clock.sleep(pause)
             else:

@@ -14,7 +14,7 @@ from typing import Any
 
 from runtime.contracts import Clock, Journal, Query, Timer
 from runtime.event import Event
-from runtime.records import DEAD, DISCARDED, DONE, FAILED, QUEUED, RETRYING, UNROUTED, Entry, Outcome, Status, Step, StepError
+from runtime.records import DEAD, DISCARDED, DONE, FAILED, QUEUED, RETRYING, UNROUTED, Entry, Outcome, Shelf, Status, Step, StepError
 
 START = 1_800_000_000.0
 
@@ -88,10 +88,11 @@ def _finish(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def entry(type: str = "test", *, id: str = "", source: str = "suite", rank: float = 0.0, now: float = START, **more: Any) -> Entry:
+def entry(type: str = "test", *, id: str = "", source: str = "suite", now: float = START, **more: Any) -> Entry:
     """Return an entry for a journal, as intake would make it."""
-    event = Event(type=type, source=source, id=id, data=more.pop("data", None))
-    return Entry(event=event, rank=rank, accepted=now, looked_up=bool(id), **more)
+    attributes = {name: more.pop(name) for name in ("data", "key", "priority") if name in more}
+    event = Event(type=type, source=source, id=id, **attributes)
+    return Entry(event=event, accepted=now, looked_up=bool(id), **more)
 
 
 class JournalSuite:
@@ -149,15 +150,89 @@ class JournalSuite:
         assert found[1].seq == waiting.seq
         await journal.close()
 
-    async def test_read_goes_by_rank_then_seq_within_a_type(self) -> None:
+    async def test_a_lane_holds_what_waits_of_a_type_and_level_in_the_order_of_acceptance(self) -> None:
         journal, _ = await self.opened()
-        entries = [entry("a", rank=rank) for rank in (2.0, 1.0, 2.0, 1.0)] + [entry("b")]
+        entries = [entry("a"), entry("a", priority=9), entry("a"), entry("a", due=START + 5), entry("b"), entry("a")]
         await journal.append(entries)
-        expected = [entries[1].seq, entries[3].seq, entries[0].seq, entries[2].seq]
-        assert [one.seq for one in await journal.read("a")] == expected
-        assert [one.seq for one in await journal.read("a", limit=2)] == expected[:2]
-        assert [one.seq for one in await journal.read("a", after=entries[3].order)] == expected[2:]
-        assert dict(await journal.lanes()) == {"a": 4, "b": 1}
+        lane = Shelf("lane", "a", 4)
+        expected = [entries[0].seq, entries[2].seq, entries[5].seq]
+        assert [one.seq for one in await journal.read(lane)] == expected
+        assert [one.seq for one in await journal.read(lane, limit=2)] == expected[:2]
+        assert [one.seq for one in await journal.read(lane, after=expected[0])] == expected[1:]
+        assert [one.seq for one in await journal.read(Shelf("lane", "a", 9))] == [entries[1].seq]
+        assert set(await journal.shelves()) == {lane, Shelf("lane", "a", 9), Shelf("lane", "b", 4)}
+        assert await journal.waiting() == 6
+        await journal.close()
+
+    async def test_a_key_holds_its_waiting_entries_by_level_over_all_types(self) -> None:
+        journal, _ = await self.opened()
+        entries = [entry("a", key="k"), entry("b", key="k"), entry("a", key="l"), entry("a", key="k", priority=0)]
+        await journal.append(entries)
+        assert [one.seq for one in await journal.read(Shelf("key", "k", 4))] == [entries[0].seq, entries[1].seq]
+        assert [one.seq for one in await journal.read(Shelf("key", "k", 0))] == [entries[3].seq]
+        assert await journal.read(Shelf("key", "m", 4)) == []
+        await journal.close()
+
+    async def test_delayed_entries_are_read_by_the_time_they_are_due(self) -> None:
+        journal, _ = await self.opened()
+        entries = [entry(due=START + 30), entry(due=START + 10), entry(), entry(due=START + 20)]
+        await journal.append(entries)
+        assert [one.seq for one in await journal.read_due(0, START + 20)] == [entries[1].seq, entries[3].seq]
+        assert [one.seq for one in await journal.read_due(START + 20, START + 99)] == [entries[0].seq]
+        assert await journal.waiting() == 4
+        await journal.close()
+
+    async def test_what_has_begun_stands_apart_until_its_functions_have_ended(self) -> None:
+        journal, _ = await self.opened()
+        begun, delayed, waiting = entry(key="k"), entry(due=START + 5), entry()
+        await journal.append([begun, delayed, waiting])
+        lane = Shelf("lane", "test", 4)
+        await journal.record([Outcome(entry=one, steps=[Step("f", RETRYING, 1, due=START + 1)]) for one in (begun, delayed)])
+        assert [one.seq for one in await journal.read(Shelf("begun"))] == [begun.seq, delayed.seq]
+        assert [one.seq for one in await journal.read(lane)] == [waiting.seq]
+        assert await journal.read(Shelf("key", "k", 4)) == []
+        assert await journal.read_due(0, START + 99) == []
+        await journal.record([Outcome(entry=begun, steps=[Step("f", DONE, 2)], ran=True)])
+        assert [one.seq for one in await journal.read(Shelf("begun"))] == [delayed.seq]
+        await journal.close()
+
+    async def test_a_sink_holds_what_is_still_to_be_delivered_to_it(self) -> None:
+        journal, _ = await self.opened()
+        entries = [entry(sinks=("x", "y")), entry(sinks=("x",), ran=True), entry()]
+        await journal.append(entries)
+        assert [one.seq for one in await journal.read(Shelf("sink", "x"))] == [entries[0].seq, entries[1].seq]
+        assert [one.seq for one in await journal.read(Shelf("sink", "y"))] == [entries[0].seq]
+        assert {shelf for shelf in await journal.shelves() if shelf.kind == "sink"} == {Shelf("sink", "x"), Shelf("sink", "y")}
+        await journal.record([Outcome(entry=entries[0], steps=[Step("x", RETRYING, 1)])])
+        await journal.record([Outcome(entry=entries[1], steps=[Step("x", DONE, 1)], delivered="x", status=DONE, at=START)])
+        assert [one.seq for one in await journal.read(Shelf("sink", "x"))] == [entries[0].seq]
+        await journal.record([Outcome(entry=entries[0], steps=[Step("x", FAILED, 4)], delivered="x")])
+        assert await journal.read(Shelf("sink", "x")) == []
+        await journal.record([Outcome(entry=entries[0], steps=[Step("x")], deliver=("x",))])
+        assert [one.seq for one in await journal.read(Shelf("sink", "x"))] == [entries[0].seq]
+        await journal.close()
+
+    async def test_an_entry_in_memory_is_handed_out_as_the_same_object(self) -> None:
+        journal, _ = await self.opened()
+        one = entry(id="a", sinks=("x",))
+        await journal.append([one])
+        assert (await journal.append([entry(id="a")]))[0] is one
+        assert (await journal.read(Shelf("lane", "test", 4)))[0] is one
+        assert (await journal.read(Shelf("sink", "x")))[0] is one
+        assert (await journal.find("a"))[0] is one
+        await journal.close()
+
+    async def test_the_answer_is_given_even_when_the_caller_has_been_cancelled(self) -> None:
+        journal, _ = await self.opened()
+        answers: list[list[Entry]] = []
+        one = entry()
+        appending = asyncio.ensure_future(journal.append([one], then=answers.append))
+        await asyncio.sleep(0)
+        appending.cancel()
+        await asyncio.gather(appending, return_exceptions=True)
+        await journal.append([entry()])
+        assert answers == [[one]]
+        assert len(await journal.find(one.uid)) == 1
         await journal.close()
 
     async def test_read_leaves_out_what_has_ended(self) -> None:
@@ -165,7 +240,7 @@ class JournalSuite:
         done, unrouted, waiting = entry(), entry(status=UNROUTED), entry()
         await journal.append([done, unrouted, waiting])
         await journal.record([Outcome(entry=done, status=DONE, at=START)])
-        assert [one.seq for one in await journal.read("test")] == [waiting.seq]
+        assert [one.seq for one in await journal.read(Shelf("lane", "test", 4))] == [waiting.seq]
         await journal.close()
 
     async def test_a_record_keeps_steps_by_name_and_the_last_one_counts(self) -> None:
@@ -194,7 +269,7 @@ class JournalSuite:
         assert effects[0].seq > cause.seq
         assert effects[2].seq == 0, "an id that was accepted before is dropped"
         assert [one.seq for one in await journal.effects(cause.seq)] == [effects[0].seq, effects[1].seq]
-        assert [one.seq for one in await journal.read("next")] == [effects[0].seq, effects[1].seq]
+        assert [one.seq for one in await journal.read(Shelf("lane", "next", 4))] == [effects[0].seq, effects[1].seq]
         await journal.close()
 
     async def test_state_and_cursors_are_what_was_recorded_last(self) -> None:
@@ -255,9 +330,9 @@ class JournalSuite:
         (dead,) = await journal.find(one.uid)
         assert (dead.status, dead.reason, dead.ended) == (DEAD, "f failed", START)
         await journal.record([Outcome(entry=one, steps=[Step("f")], status=QUEUED)])
-        (again,) = await journal.read("test")
+        (again,) = await journal.read(Shelf("begun"))
         assert (again.seq, again.ended, again.steps["f"].status) == (one.seq, 0.0, "pending")
         await journal.record([Outcome(entry=one, status=DEAD, at=START), Outcome(entry=one, status=DISCARDED, at=START)])
         assert (await journal.counts()).discarded == 1
-        assert await journal.read("test") == []
+        assert await journal.read(Shelf("begun")) == []
         await journal.close()

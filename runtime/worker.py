@@ -17,7 +17,7 @@ from runtime.codec import to_builtins
 from runtime.contracts import Clock, Executor, Journal
 from runtime.errors import DataError, HopLimit, Reject, Skip, StepTimeout
 from runtime.flow.dispatch import Dispatch
-from runtime.flow.failure import backoff, error_of, is_permanent
+from runtime.flow.failure import STUBBORN, backoff, error_of, is_permanent, told
 from runtime.flow.intake import Intake
 from runtime.flow.outcomes import Outcomes
 from runtime.flow.run import Attempt
@@ -27,7 +27,6 @@ from runtime.records import DONE, FAILED, RETRYING, SKIPPED, Entry, Outcome, Ste
 log = logging.getLogger("runtime.worker")
 
 BREATH = 200  # attempts in a row before the loop gets to others
-STUBBORN = 1.0  # seconds a function that was cancelled for its timeout has to end before it is left behind
 SCALARS = frozenset({type(None), bool})  # these are as they are; a number may be NaN, and text no Unicode
 
 
@@ -58,6 +57,7 @@ class Pool:
         self._awake = False
         self._watching = False
         self._stopping = False
+        self._cancelled = False
         self._unarmed: list[tuple[Attempt, asyncio.Task[None]]] = []
 
     # --- the way of an attempt ------------------------------------------------------------------------
@@ -73,9 +73,9 @@ class Pool:
                 continue
             self._follow()
             await self._try(attempt)
-            if contextvars.copy_context() != self._clean:
+            if attempt.abandoned or contextvars.copy_context() != self._clean:
                 self._wake_next()
-                return  # the function has set context variables, which the next event must not see
+                return  # it was replaced; or the function has set context variables, which the next event must not see
             count += 1
             if count % BREATH == 0:
                 await asyncio.sleep(0)
@@ -84,24 +84,39 @@ class Pool:
 
     async def _try(self, attempt: Attempt) -> None:
         """Run one attempt and settle what came of it."""
+        function = attempt.function
         try:
             result = await self._call(attempt)
-            emissions = emissions_of(attempt, result)
+            plain = plain_result(function.name, result)
+            emissions = emissions_of(attempt, plain)
+            emitted = self._intake.emitted(attempt.run.entry, function.name, emissions) if emissions else []
+            if function.parameters.takes_state:
+                attempt.state = _encoded(attempt.state, f'the state of "{function.name}"')
         except Skip as skip:
-            self._settle(attempt, Step(attempt.function.name, SKIPPED, reason=skip.reason))
-        except asyncio.CancelledError:
-            if not attempt.expired:
-                self._give_back(attempt)
-                raise
-            task = asyncio.current_task()
-            assert task is not None
-            task.uncancel()
-            self._fail(attempt, StepTimeout(f'"{attempt.function.name}" took longer than {attempt.function.timeout:g} s'))
+            self._settle(attempt, Step(function.name, SKIPPED, reason=skip.reason))
+        except GeneratorExit:
+            raise
         except BaseException as error:  # noqa: BLE001 - also SystemExit and the like fail only the step
-            self._fail(attempt, error)
+            self._interrupted(attempt, error)
         else:
-            emitted = self._intake.emitted(attempt.run.entry, attempt.function.name, emissions) if emissions else []
-            self._settle(attempt, Step(attempt.function.name, DONE, result=result), emitted)
+            self._settle(attempt, Step(function.name, DONE, result=plain), result, emitted)
+        if attempt.expired:
+            _forget_cancellation()
+
+    def _interrupted(self, attempt: Attempt, error: BaseException) -> None:
+        """Take whatever an attempt raised: the stop gives it back, all else is its failure.
+
+        Raises:
+            CancelledError: by the stop, to end the worker.
+        """
+        if self._cancelled:
+            self._give_back(attempt)
+            raise error
+        if isinstance(error, asyncio.CancelledError):
+            _forget_cancellation()
+            if attempt.expired:
+                error = StepTimeout(f'"{attempt.function.name}" took longer than {attempt.function.timeout:g} s')
+        self._fail(attempt, error)
 
     async def _call(self, attempt: Attempt) -> Any:
         function = attempt.function
@@ -122,7 +137,7 @@ class Pool:
             elif attempt.timer is not None:
                 attempt.timer.cancel()
 
-    def _settle(self, attempt: Attempt, step: Step, emitted: list[Entry] | None = None) -> None:
+    def _settle(self, attempt: Attempt, step: Step, result: Any = None, emitted: list[Entry] | None = None) -> None:
         """Take an attempt that ends its step: start what comes after it, and have it recorded."""
         if attempt.settled:
             return  # it was left behind, and its step went on without it
@@ -130,7 +145,7 @@ class Pool:
         run, dispatch = attempt.run, self._dispatch
         step.attempts, step.generation = attempt.number, run.generation
         step.started, step.finished = attempt.started, self._clock.time()
-        steps, ready = run.finished(attempt.index, step)
+        steps, ready = run.finished(attempt.index, step, result)
         for index in ready:
             dispatch.ready(run, index)
         dispatch.ended(attempt)
@@ -152,11 +167,14 @@ class Pool:
         retries = function.retries if run.entry.retries is None else run.entry.retries
         if is_permanent(error) or attempt.number > retries:
             level = logging.WARNING if isinstance(error, Reject) else logging.ERROR  # a rejection is an answer
-            log.log(level, '"%s" failed for good on event %s: %s: %s', function.name, attempt.event.id, failure.type, failure.message)
+            log.log(level, '"%s" failed for good on event %s: %s', function.name, attempt.event.id, told(error))
             self._settle(attempt, Step(function.name, FAILED, error=failure))
             return
         attempt.settled = True
         delay = backoff(function, attempt.number)
+        left = retries + 1 - attempt.number
+        text = '"%s" failed on event %s and is tried again in %.1f s, %d more at most: %s'
+        log.warning(text, function.name, attempt.event.id, delay, left, told(error))
         now = self._clock.time()
         step = attempt.step(RETRYING, now, error=failure, due=now + delay)
         run.attempted[function.name] = attempt.number
@@ -188,7 +206,13 @@ class Pool:
                 return
         task = asyncio.get_running_loop().create_task(self._work(), name="worker", context=self._clean.copy())
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.critical("a worker died, which is a mistake of the runtime; another takes its place", exc_info=task.exception())
+            self._wake_next()
 
     async def _rest(self) -> None:
         self._awake = False
@@ -238,8 +262,10 @@ class Pool:
             function.where,
             function.timeout,
         )
+        attempt.abandoned = True
         self._tasks.discard(task)
         self._fail(attempt, StepTimeout(f'"{function.name}" took longer than {function.timeout:g} s and swallowed its cancellation'))
+        self.wake()
 
     async def stop(self, grace: float) -> None:
         """Give running attempts `grace` seconds to end, then cancel them; nothing new is started."""
@@ -248,21 +274,37 @@ class Pool:
             future.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace)
+        self._cancelled = True
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=STUBBORN)
 
 
-def emissions_of(attempt: Attempt, result: Any) -> list[Emission]:
-    """Return what an attempt emits, its result included, with data as plain as it will be after the journal.
+def _forget_cancellation() -> None:
+    """Make the task of this worker as good as new: its cancellation was meant for the attempt."""
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()
+
+
+def plain_result(function: str, result: Any) -> Any:
+    """Return a copy of what a function returned as plain data, as it is recorded.
 
     Raises:
-        DataError: the result, or the data of an emission, cannot be encoded.
+        DataError: it cannot be encoded.
+    """
+    return result if type(result) in SCALARS else _encoded(result, f'the result of "{function}"')
+
+
+def emissions_of(attempt: Attempt, result: Any) -> list[Emission]:
+    """Return what an attempt emits, its (plain) result included, with data as plain as it will be after the journal.
+
+    Raises:
+        DataError: the data of an emission cannot be encoded.
+        ValueError: there are more emissions than `max_emits`.
     """
     function = attempt.function
-    if type(result) not in SCALARS:
-        _encoded(result, f'the result of "{function.name}"')
     if function.emits is not None and result is not None:
         attempt.context.emit(function.emits, result)
     if not attempt.emitted_any:
@@ -278,6 +320,11 @@ def _plain(function: str, emission: Emission) -> Emission:
 
 
 def _encoded(value: Any, what: str) -> Any:
+    """Return a copy of a value as plain data.
+
+    Raises:
+        DataError: it is no data; `what` names it.
+    """
     try:
         return to_builtins(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:

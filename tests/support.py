@@ -76,9 +76,10 @@ class Bench:
         in_flight: int = 1000,
         max_backlog: int = 1_000_000,
         sinks: Sequence[tuple[SinkSpec, Sink]] = (),
+        journal: type[MemoryJournal] = MemoryJournal,
     ) -> None:
         self.clock = VirtualClock()
-        self.journal = MemoryJournal(self.clock)
+        self.journal = journal(self.clock)
         settings = DispatchSettings(order=order, aging=aging, in_flight=in_flight)
         self.engine = Engine(self.journal, self.clock, settings, max_backlog=max_backlog, lost=self._lost)
         for spec, sink in sinks:
@@ -104,10 +105,9 @@ class Bench:
         return HostInlet(name, SourceSettings(plugin=name, **settings), self.engine)
 
     async def put(self, type: str, data: Any = None, **attributes: Any) -> Event:
-        """Accept one event and return it."""
-        event = Event(type=type, source="test", data=data, **attributes)
-        await self.inlet().put(event)
-        return event
+        """Accept one event and return it as it is recorded."""
+        (id,) = await self.inlet().put(Event(type=type, source="test", data=data, **attributes))
+        return (await self.journal.find(id))[0].event
 
     async def entry(self, event: Event) -> Entry:
         """Return the record of an event."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from typing import Any
 
 import pytest
 from support import Bench
 
-from runtime import DataError, Event, Full, NotRouted, Reject, ResultTimeout, RunFailed, Stopping, function
+from runtime import DataError, Event, Full, MalformedEvent, NotRouted, Reject, ResultTimeout, RunFailed, Stopping, function
 from runtime.contracts import Query
 
 
@@ -30,8 +31,9 @@ async def test_priority_and_key_of_the_source_go_to_events_that_say_none() -> No
         inlet = bench.inlet(priority=7, key="customer.id")
         plain, own = event("1", {"customer": {"id": "ann"}}), event("2", {"customer": {"id": "ann"}}, priority=0, key="mine")
         await inlet.put([plain, own])
-        assert (plain.priority, plain.key) == (7, "ann")
-        assert (own.priority, own.key) == (0, "mine")
+        recorded = [(await bench.entry(one)).event for one in (plain, own)]
+        assert [(one.priority, one.key) for one in recorded] == [(7, "ann"), (0, "mine")]
+        assert (plain.priority, plain.key) == (None, None), "the event of the source stays as it was"
 
 
 @pytest.mark.parametrize(
@@ -43,7 +45,7 @@ async def test_a_key_is_text_whatever_it_is_taken_from(data: Any, key: str | Non
     async with Bench(take_go) as bench:
         one = event("1", data)
         await bench.inlet(key="id").put(one)
-        assert one.key == key
+        assert (await bench.entry(one)).event.key == key
 
 
 async def test_a_rate_spaces_what_a_source_brings_in() -> None:
@@ -69,12 +71,39 @@ async def test_a_rate_spaces_what_a_source_brings_in() -> None:
 
 async def test_what_is_missing_of_an_event_is_filled_in() -> None:
     async with Bench(take_go) as bench:
-        one, named = event(), event("mine")
-        await bench.inlet().put([one, named])
-        assert one.id == (await bench.entry(one)).uid
-        assert one.time is not None
-        assert one.time.timestamp() == bench.clock.time()
-        assert named.id == "mine"
+        id, mine = await bench.inlet().put([event(), event("mine")])
+        (entry,) = await bench.journal.find(id)
+        assert id == entry.uid == entry.event.id
+        assert entry.event.time is not None
+        assert entry.event.time.timestamp() == bench.clock.time()
+        assert mine == "mine"
+
+
+async def test_one_event_put_again_and_again_is_many_when_it_has_no_id() -> None:
+    async with Bench(take_go) as bench:
+        tick = event()
+        ids = [id for _ in range(5) for id in await bench.inlet().put(tick)]
+        assert len(set(ids)) == 5
+        assert tick.id == ""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"type": ""}, "type: expected a text that is not empty, found \"\""),
+        ({"source": ""}, "source: expected a text that is not empty, found \"\""),
+        ({"priority": 11}, "priority"),
+        ({"due": datetime(2027, 1, 1)}, "due"),  # noqa: DTZ001 - it is naive on purpose
+        ({"extensions": {"trace_id": "x"}}, "trace_id"),
+    ],
+)
+async def test_an_event_that_cloudevents_cannot_say_is_not_accepted(wrong: dict[str, Any], message: str) -> None:
+    async with Bench(take_go) as bench:
+        with pytest.raises(MalformedEvent, match=message):
+            await bench.inlet().put(Event(**{"type": "go", "source": "t", **wrong}))
+        with pytest.raises(MalformedEvent, match="expected an Event, found a value of type dict"):
+            await bench.inlet().put([{"type": "go"}])  # type: ignore[list-item]
+        assert (await bench.journal.counts()).accepted == 0
 
 
 async def test_a_cursor_is_recorded_with_the_events_or_alone() -> None:
@@ -291,7 +320,7 @@ async def test_a_discarded_event_has_no_result_but_does_not_keep_its_caller_wait
         one = event("1")
         await bench.inlet().put(one)
         await bench.settled()
-        await bench.engine.end(await bench.entry(one), "discarded")
+        assert await bench.engine.discard(await bench.entry(one))
         with pytest.raises(RunFailed, match=r'^event 1: "take" failed: Reject: no$'):
             await bench.inlet().call(event("1"))
 

@@ -52,7 +52,7 @@ async def call(folder: Path, name: str | None, data: Any, **more: Any) -> Invoca
 
 async def test_one_function_is_called_with_the_data(tmp_path: Path) -> None:
     done = await call(tmp_path, "validate", {"id": "7"})
-    assert (done.result.id, done.emitted, done.failed) == ("7", [], None)
+    assert (done.result, done.emitted, done.failed) == ({"id": "7", "total": 1.0}, [], None)
 
 
 async def test_a_function_after_one_other_is_given_its_result_and_after_several_an_object(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from runtime.admin.problems import answer, refusal
 from runtime.admin.reading import MAX_BODY, read_json, read_wait
 from runtime.admin.shapes import details_shape, entry_shape, function_shape, generation_shape, graph_shape, source_types
 from runtime.errors import Error
-from runtime.records import DEAD, DISCARDED, UNROUTED, Entry
+from runtime.records import DEAD, UNROUTED, Entry
 from runtime.web import Problem, problem_of, read_body
 
 if TYPE_CHECKING:
@@ -100,18 +100,17 @@ class Api:
                 if len(events) != 1:
                     raise Problem(400, f"`wait` takes one event, found a batch of {len(events)}")
                 return answer(await self._inlet.call(events[0], timeout=wait))
-            await self._inlet.put(events, wait=False)
+            ids = await self._inlet.put(events, wait=False)
         except Error as error:
             raise problem_of(error) from error
         batch = "cloudevents-batch" in request.headers.get("content-type", "")
-        return answer({"ids": [event.id for event in events]} if batch else {"id": events[0].id}, 202)
+        return answer({"ids": ids} if batch else {"id": ids[0]}, 202)
 
     async def _retry(self, entry: Entry) -> bool:
         return await self._app.engine.redrive(entry)
 
     async def _discard(self, entry: Entry) -> bool:
-        await self._app.engine.end(entry, DISCARDED)
-        return True
+        return await self._app.engine.discard(entry)
 
     async def retry(self, request: Request) -> Response:
         """Redrive a dead letter, or send an unrouted event through the present graph."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from contextlib import aclosing
 from typing import Any
 
 from runtime.contracts import Call
@@ -21,6 +22,7 @@ async def _drain(call: Call, args: list[Any], kwargs: dict[str, Any]) -> None:
     """Emit each value an async generator yields."""
     function = call.function
     assert function.emits is not None
-    async for value in function.call(*args, **kwargs):
-        if value is not None:
-            call.context.emit(function.emits, value)
+    async with aclosing(function.call(*args, **kwargs)) as values:
+        async for value in values:
+            if value is not None:
+                call.context.emit(function.emits, value)

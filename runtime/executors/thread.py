@@ -7,9 +7,10 @@ ends. These threads are daemons; one that overruns its timeout is written off an
 from __future__ import annotations
 
 import asyncio
-import queue
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from typing import Any
 
 from runtime.contracts import Call
@@ -23,11 +24,12 @@ class Threads:
 
     def __init__(self, limit: int = 256) -> None:
         self._limit = limit
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._jobs: deque[Job] = deque()
+        self._working: set[asyncio.Future[Any]] = set()
         self._count = 0
         self._idle = 0
-        self._written_off: set[asyncio.Future[Any]] = set()
+        self._closed = False
 
     def call(self, call: Call) -> Awaitable[Any]:
         """Return the awaitable of one call in a thread; see `runtime.contracts.Executor`."""
@@ -36,44 +38,56 @@ class Threads:
 
     async def _submit(self, job: Callable[[], Any]) -> Any:
         future = asyncio.get_running_loop().create_future()
-        self._jobs.put((job, future))
-        with self._lock:
-            if self._idle > 0:
-                self._idle -= 1
-            elif self._count < self._limit:
-                self._count += 1
-                threading.Thread(target=self._work, name=f"function-{self._count}", daemon=True).start()
+        with self._changed:
+            self._jobs.append((job, future))
+            self._serve()
         try:
             return await future
         except asyncio.CancelledError:
             self._write_off(future)
             raise
 
+    def _serve(self) -> None:
+        """Wake or start a thread for the jobs that wait; called with the lock."""
+        if len(self._jobs) > self._idle and self._count < self._limit:
+            self._count += 1
+            threading.Thread(target=self._work, name=f"function-{self._count}", daemon=True).start()
+        self._changed.notify()
+
     def _write_off(self, future: asyncio.Future[Any]) -> None:
-        """Let another thread take the place of the one that still works on `future`."""
-        with self._lock:
-            self._written_off.add(future)
-            self._count -= 1
+        """Let another thread take the place of the one that still works on `future`; a job that still waits is passed over."""
+        with self._changed:
+            if future in self._working:
+                self._working.discard(future)
+                self._count -= 1
+                if self._jobs:
+                    self._serve()
 
     def _work(self) -> None:
         while True:
-            item = self._jobs.get()
-            if item is None:
-                return
-            job, future = item
-            if not future.cancelled():
-                settle(future, job)
-            with self._lock:
-                if future in self._written_off:
-                    self._written_off.discard(future)
-                    return
+            with self._changed:
                 self._idle += 1
+                while not self._jobs and not self._closed:
+                    self._changed.wait()
+                self._idle -= 1
+                if not self._jobs:
+                    return
+                job, future = self._jobs.popleft()
+                if future.cancelled():
+                    continue
+                self._working.add(future)
+            Context().run(settle, future, job)  # so that no event sees the context variables of another
+            with self._changed:
+                if future not in self._working:
+                    return  # it was written off, and another thread has its place
+                self._working.discard(future)
+            del job, future  # an idle thread keeps nothing alive
 
     def close(self) -> None:
         """Let idle threads end; those at work end with the process."""
-        with self._lock:
-            for _ in range(self._count):
-                self._jobs.put(None)
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
 
 def _run(call: Call, args: list[Any], kwargs: dict[str, Any]) -> Any:

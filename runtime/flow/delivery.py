@@ -10,12 +10,15 @@ import asyncio
 import heapq
 import logging
 from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from runtime.contracts import Clock, Sink
+import msgspec
+
+from runtime.contracts import Clock, Sink, Timer
 from runtime.errors import PartialFailure, StepTimeout
-from runtime.flow.failure import backoff, error_of, is_permanent, jittered
-from runtime.records import DONE, FAILED, RETRYING, RUNNING, Entry, Outcome, Status, Step
+from runtime.flow.failure import STUBBORN, backoff, error_of, is_permanent, jittered
+from runtime.records import DONE, FAILED, RETRYING, RUNNING, Entry, Outcome, Shelf, Status, Step
 from runtime.specs import SinkSpec
 
 log = logging.getLogger("runtime.delivery")
@@ -28,26 +31,49 @@ class Delivered(Protocol):
         """Take an outcome."""
 
 
-class Delivery:
-    """The queue of one sink; `delivered` is told what came of each attempt."""
+class Write(msgspec.Struct, eq=False):
+    """One call of a sink's `write`: its events, and what became of it so far."""
 
-    def __init__(self, spec: SinkSpec, sink: Sink, clock: Clock, delivered: Delivered) -> None:
+    batch: list[Entry]
+    started: float
+    task: asyncio.Task[None] | None = None
+    timer: Timer | None = None
+    expired: bool = False
+    settled: bool = False
+
+
+class Delivery:
+    """The queue of one sink; `delivered` is told what came of each attempt.
+
+    At most about `window` events are in memory; `feed` is asked for those behind them when they run low.
+    """
+
+    def __init__(
+        self, spec: SinkSpec, sink: Sink, clock: Clock, *, delivered: Delivered, feed: Callable[[Shelf, int], None], window: int
+    ) -> None:
         self.spec = spec
         self.sink = sink
         self._clock = clock
         self._delivered = delivered
+        self._feed = feed
+        self._window = window
+        self._more = False
+        self._loaded = 0
+        self._loading = False
         self._queue: list[tuple[float, int, Entry]] = []
         self._busy: dict[str, deque[Entry]] = {}
         self._attempts: dict[int, int] = {}
-        self._writers: set[asyncio.Task[None]] = set()
-        self._writing: set[int] = set()
+        self._writes: set[Write] = set()
         self._closing = False
+        self._cancelled = False
         self._opening: asyncio.Task[None] | None = None
         self._is_open = False
         self._filling = False
         self.state = "connecting"
         self.detail = ""
         self.written = 0
+
+    # --- open and close -------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Open the sink and begin to write."""
@@ -63,7 +89,7 @@ class Delivery:
             except Exception as error:  # noqa: BLE001 - a sink is code of others
                 self.state, self.detail = "failing", f"{type(error).__name__}: {error}"
                 log.warning('sink "%s" cannot open: %s', self.spec.name, self.detail)
-                await self._clock.sleep(jittered(min(2.0 ** (attempt - 1), 60.0)))
+                await self._clock.sleep(jittered(min(2.0 ** min(attempt - 1, 6), 60.0)))
             else:
                 break
         self.state, self.detail = "running", ""
@@ -71,79 +97,106 @@ class Delivery:
         self._write_more()
 
     async def close(self, grace: float = 0.0) -> None:
-        """Give writes under way `grace` seconds, start no others, and close the sink."""
+        """Give writes under way `grace` seconds, start no others, and close the sink; what swallows its end is left behind."""
         self._closing = True
-        writers = list(self._writers)
-        if writers:
-            await asyncio.wait(writers, timeout=grace)
-        for writer in writers:
-            writer.cancel()
+        tasks = {write.task for write in self._writes if write.task is not None}
+        if tasks:
+            await asyncio.wait(tasks, timeout=grace)
         if self._opening is None:
             return
-        self._opening.cancel()
-        await asyncio.gather(self._opening, *writers, return_exceptions=True)
-        try:
-            await self.sink.close()
-        except Exception as error:  # noqa: BLE001 - a sink is code of others
-            log.warning('sink "%s" failed to close: %s: %s', self.spec.name, type(error).__name__, error)
+        self._cancelled = True
+        closing = asyncio.create_task(self.sink.close(), name=f"sink {self.spec.name}")
+        for task in (*tasks, self._opening):
+            task.cancel()
+        await asyncio.wait({*tasks, self._opening, closing}, timeout=STUBBORN)
+        if closing.done() and not closing.cancelled() and closing.exception() is not None:
+            log.warning('sink "%s" failed to close: %r', self.spec.name, closing.exception())
+
+    # --- events come in -------------------------------------------------------------------------------
 
     def push(self, entry: Entry) -> None:
-        """Take an event that is to be written, when it is due."""
-        wait = entry.due - self._clock.time() if entry.due else 0.0
+        """Take an event that is to be written, when it is due; when the window is full it is read again later."""
+        if entry.seq > self._loaded:
+            self._more = self._more or self.waiting >= self._window
+            if self._more:
+                return
+        self._hold(entry)
+
+    def resume(self) -> None:
+        """Take up what waits in the journal, at start."""
+        self._more = True
+        self._feed_more()
+
+    def fill(self, entries: Sequence[Entry], *, more: bool) -> None:
+        """Take events that were asked for; `more` when there are others behind them."""
+        self._loading = False
+        self._more = more
+        for entry in entries:
+            if entry.seq > self._loaded:
+                self._hold(entry)
+        self._feed_more()
+
+    def _feed_more(self) -> None:
+        if self._more and not self._loading and self.waiting <= self._window // 4:
+            self._loading = True
+            self._feed(Shelf("sink", self.spec.name), self._loaded)
+
+    def _hold(self, entry: Entry) -> None:
+        self._loaded = max(self._loaded, entry.seq)
         step = entry.steps.get(self.spec.name)
-        if step is not None:
+        if step is not None and step.status == RETRYING:
             self._attempts[entry.seq] = step.attempts
-        if wait > 0:
+            self._retry(entry, step.due - self._clock.time())
+        elif entry.due and (wait := entry.due - self._clock.time()) > 0:
             self._clock.call_later(wait, self._enqueue, entry)
         else:
             self._enqueue(entry)
 
     @property
     def waiting(self) -> int:
-        """How many events wait or are being written."""
-        return len(self._queue) + len(self._writing) + sum(map(len, self._busy.values()))
+        """How many events wait or are being written, of those in memory."""
+        return len(self._queue) + sum(len(write.batch) for write in self._writes) + sum(map(len, self._busy.values()))
 
     def live(self) -> dict[int, Status]:
         """Return by `seq` which events are being written, and which wait for their next attempt."""
         standing: dict[int, Status] = dict.fromkeys(self._attempts, RETRYING)
-        standing.update(dict.fromkeys(self._writing, RUNNING))
+        standing.update((entry.seq, RUNNING) for write in self._writes for entry in write.batch)
         return standing
 
+    # --- and are written ------------------------------------------------------------------------------
+
     def _enqueue(self, entry: Entry) -> None:
-        heapq.heappush(self._queue, (entry.rank, entry.seq, entry))
+        heapq.heappush(self._queue, (entry.seq, entry.seq, entry))
         self._write_more()
 
     def _write_more(self) -> None:
-        """Start writers while there are events and places for them."""
-        if not self._is_open or self._closing:
-            return
-        while self._queue and len(self._writers) < self.spec.concurrency:
+        """Start writes while there are events and places for them."""
+        while self._queue and self._has_place():
             if self.spec.batch > 1 and len(self._queue) < self.spec.batch and self.spec.batch_wait:
                 if not self._filling:
                     self._filling = True
                     self._clock.call_later(self.spec.batch_wait, self._filled)
                 return
-            self._start_writer()
+            self._start_write()
+
+    def _has_place(self) -> bool:
+        return self._is_open and not self._closing and len(self._writes) < self.spec.concurrency
 
     def _filled(self) -> None:
         self._filling = False
-        if self._queue and len(self._writers) < self.spec.concurrency and not self._closing:
-            self._start_writer()
+        if self._queue and self._has_place():
+            self._start_write()
         self._write_more()
 
-    def _start_writer(self) -> None:
+    def _start_write(self) -> None:
         batch = self._next_batch()
+        self._feed_more()
         if not batch:
             return
-        writer = asyncio.create_task(self._write(batch), name=f"sink {self.spec.name}")
-        self._writers.add(writer)
-        writer.add_done_callback(self._written)
-
-    def _written(self, writer: asyncio.Task[None]) -> None:
-        self._writers.discard(writer)
-        if not writer.cancelled() and writer.exception() is not None:
-            log.error('sink "%s": the writer failed', self.spec.name, exc_info=writer.exception())
-        self._write_more()
+        write = Write(batch, self._clock.time())
+        self._writes.add(write)
+        write.timer = self._clock.call_later(self.spec.timeout, self._expire, write)
+        write.task = asyncio.create_task(self._write(write), name=f"sink {self.spec.name}")
 
     def _next_batch(self) -> list[Entry]:
         """Return the next events, none of whose keys is being written; the others wait for their key."""
@@ -159,33 +212,56 @@ class Delivery:
             batch.append(entry)
         return batch
 
-    async def _write(self, batch: list[Entry]) -> None:
-        started = self._clock.time()
-        self._writing.update(entry.seq for entry in batch)
-        failures: dict[str, BaseException] = {}
+    async def _write(self, write: Write) -> None:
+        error: BaseException | None = None
         try:
-            async with asyncio.timeout(self.spec.timeout):
-                await self.sink.write([entry.event for entry in batch])
-        except PartialFailure as partial:
-            failures = {id: PartialFailure({id: why}) for id, why in partial.failures.items()}
-        except TimeoutError:
-            error = StepTimeout(f'sink "{self.spec.name}" took longer than {self.spec.timeout:g} s')
-            failures = {entry.event.id: error for entry in batch}
-        except Exception as error:  # noqa: BLE001 - a sink is code of others
-            failures = {entry.event.id: error for entry in batch}
-        finally:
-            self._writing.difference_update(entry.seq for entry in batch)
+            await self.sink.write([entry.event for entry in write.batch])
+        except GeneratorExit:
+            raise
+        except BaseException as raised:  # noqa: BLE001 - a sink is code of others, and may raise anything
+            if self._cancelled:
+                return  # by the stop: it is neither done nor charged
+            error = self._timed_out() if write.expired and isinstance(raised, asyncio.CancelledError) else raised
+        self._settle(write, error)
+
+    def _timed_out(self) -> StepTimeout:
+        return StepTimeout(f'sink "{self.spec.name}" took longer than {self.spec.timeout:g} s')
+
+    def _expire(self, write: Write) -> None:
+        """Cancel a write that has used up its timeout."""
+        if not write.settled and write.task is not None:
+            write.expired = True
+            write.task.cancel()
+            write.timer = self._clock.call_later(STUBBORN, self._leave_behind, write)
+
+    def _leave_behind(self, write: Write) -> None:
+        """Go on without a write that swallows its cancellation."""
+        if not write.settled:
+            log.error('sink "%s" did not stop when its timeout of %g s cancelled it; it is left behind', self.spec.name, self.spec.timeout)
+            self._settle(write, self._timed_out())
+
+    def _settle(self, write: Write, error: BaseException | None) -> None:
+        """Take what came of a write: its events have ended, or are tried again."""
+        if write.settled:
+            return
+        write.settled = True
+        if write.timer is not None:
+            write.timer.cancel()
+        self._writes.discard(write)
+        named = error.failures if isinstance(error, PartialFailure) else None
         finished = self._clock.time()
-        for entry in batch:
+        for entry in write.batch:
             number = self._attempts.pop(entry.seq, 0) + 1
-            step = Step(self.spec.name, DONE, number, 0, started, finished)
-            failure = failures.get(entry.event.id)
+            step = Step(self.spec.name, DONE, number, 0, write.started, finished)
+            why = named.get(entry.event.id) if named is not None else None
+            failure = error if named is None else PartialFailure({entry.event.id: why}) if why is not None else None
             if failure is None:
                 self.written += 1
                 self.state, self.detail = "running", ""
                 self._end(entry, step, failed=False)
             else:
                 self._failed(entry, step, failure)
+        self._write_more()
 
     def _failed(self, entry: Entry, step: Step, failure: BaseException) -> None:
         step.error = error_of(failure)
@@ -201,18 +277,28 @@ class Delivery:
         self._delivered(Outcome(entry=entry, steps=[step]), ended=False)
         self._clock.call_later(delay, self._again, entry)
 
+    def _retry(self, entry: Entry, delay: float) -> None:
+        """Try an event again after `delay` seconds; until then it holds its key."""
+        key = entry.event.key
+        if key is not None and key in self._busy:
+            self._busy[key].append(entry)
+            return
+        if key is not None:
+            self._busy[key] = deque()
+        self._clock.call_later(max(delay, 0.0), self._again, entry)
+
     def _again(self, entry: Entry) -> None:
-        """Try an event again; it still holds its key."""
-        if entry.event.key is not None:
-            waiting = self._busy.pop(entry.event.key, deque())
-            for other in waiting:
-                heapq.heappush(self._queue, (other.rank, other.seq, other))
+        """Try an event again, before all others."""
+        self._let_key_go(entry)
         heapq.heappush(self._queue, (float("-inf"), entry.seq, entry))
         self._write_more()
 
     def _end(self, entry: Entry, step: Step, *, failed: bool) -> None:
-        key = entry.event.key
-        if key is not None:
-            for other in self._busy.pop(key, ()):
-                heapq.heappush(self._queue, (other.rank, other.seq, other))
+        self._let_key_go(entry)
         self._delivered(Outcome(entry=entry, steps=[step]), ended=True, failed=failed)
+
+    def _let_key_go(self, entry: Entry) -> None:
+        """Let the events that waited for the entry's key stand in the queue again."""
+        if entry.event.key is not None:
+            for other in self._busy.pop(entry.event.key, ()):
+                heapq.heappush(self._queue, (other.seq, other.seq, other))

@@ -35,7 +35,7 @@ from runtime.flow.keys import Keys
 from runtime.flow.lanes import Gate, Lane, Ranking
 from runtime.flow.run import Attempt, Run
 from runtime.graph import Graph
-from runtime.records import Entry, Shelf
+from runtime.records import Entry, Shelf, Step
 from runtime.specs import FunctionSpec
 
 FLOOD = 10_000  # runs that may wait for one function before no further event is started that needs it
@@ -52,8 +52,9 @@ SUSPECT = 2  # crashes after which an event runs only while no other such event 
 class Dispatch:
     """Holds the waiting events and hands out the next attempt; see the essay above.
 
-    `wake` is called when there may be something to take, `room` when an event has started, `feed` with a shelf and
-    the `seq` behind which its entries are wanted; `journal` is told what executes. `in_flight` is how many runs may
+    `wake` is called when there may be something to take, `room` when an event has started, `settle` with a run that
+    was taken up and steps it has to skip, or when nothing of it is left; `feed` with a shelf and the `seq` behind
+    which its entries are wanted. `journal` is told what executes. `in_flight` is how many runs may
     execute at once, `window` how many entries of a lane or key are kept in memory.
     `waiting` counts the events that have not started, `runs` holds those that have and whose functions have not
     ended, by `seq`.
@@ -68,11 +69,13 @@ class Dispatch:
         in_flight: int,
         wake: Callable[[], None],
         room: Callable[[], None],
+        settle: Callable[[Run, list[Step]], None],
         feed: Callable[[Shelf, int], None],
         window: int = WINDOW,
     ) -> None:
         self._clock = clock
         self._mark, self._unmark = journal.mark, journal.unmark
+        self._settle = settle
         self._feed = feed
         self._window = window if journal.persistent else UNBOUNDED
         self._keys = Keys(ranking, self._window, feed)
@@ -101,6 +104,8 @@ class Dispatch:
             function = graph.by_name.get(name)
             if function is not None:
                 gate.adopt(function)
+                gate.next = min(gate.next, self._clock.monotonic() + gate.interval)
+                self._time(gate)
             elif not gate.running and not gate.waiting:
                 del self._gates[name]
         self._heads.clear()
@@ -206,9 +211,8 @@ class Dispatch:
         """Take entries of a key that were asked for, at most `limit` for each level."""
         self._enter_next(self._keys.fill(key, levels, limit))
 
-    def fill_due(self, entries: Sequence[Entry], until: float) -> None:
-        """Take the delayed entries that are due until then (Unix time)."""
-        self.due_until = until
+    def fill_due(self, entries: Sequence[Entry]) -> None:
+        """Take the delayed entries that are due until `due_until`."""
         for entry in entries:
             if not entry.held:
                 self._hold(entry)
@@ -274,11 +278,12 @@ class Dispatch:
         for gate in lane.gates:
             if len(gate.waiting) >= FLOOD:
                 self._block(lane, (gate,))
-                self._pass_on(lane)
+                self._pass_on(lane, but=gate)
                 return False
         now = self._clock.monotonic() if any(gate.interval for gate in lane.roots) else 0.0
+        head = lane.head()
         for gate in lane.roots:
-            if not gate.waiting and gate.is_open(now):
+            if gate.is_open(now) and (not gate.waiting or (head is not None and head.order < gate.waiting[0][:2])):
                 return True
         self._block(lane, lane.roots)  # without functions it waits here for a generation that has some
         return False
@@ -301,11 +306,14 @@ class Dispatch:
         self.waiting -= 1
         self._room()
         run = Run(entry, lane.plan, self.generation)
-        self.runs[entry.seq] = run
-        steps = run.start()
+        skipped, ready = run.start()
+        if run.open:
+            self.runs[entry.seq] = run
+        if skipped or not run.open:
+            self._settle(run, skipped)
         first: Attempt | None = None
         now = self._clock.time() if entry.steps else 0.0
-        for index in steps:
+        for index in ready:
             due = run.due(index)
             if due > now:
                 self.retry(run, index, due - now)
@@ -315,10 +323,10 @@ class Dispatch:
                 self._ready.append((run, index))
         return first
 
-    def _pass_on(self, lane: Lane) -> None:
+    def _pass_on(self, lane: Lane, *, but: Gate | None = None) -> None:
         """Let the next lane that waits for the same functions try, too."""
         for gate in lane.roots:
-            if gate.blocked:
+            if gate.blocked and gate is not but:
                 self._unblock(gate)
 
     def _begin(self, run: Run, index: int) -> Attempt | None:
@@ -336,6 +344,8 @@ class Dispatch:
             return None
         if gate.interval:
             gate.next = max(now, gate.next) + gate.interval
+            if gate.waiting:
+                self._time(gate)
         gate.running += 1
         gate.stateful = gate.stateful or stateful
         if not run.executing:
@@ -344,7 +354,7 @@ class Dispatch:
             if run.entry.crashes >= SUSPECT:
                 self._suspect = run
         run.executing += 1
-        return Attempt(run, index, run.attempts(index) + 1, self._clock.time())
+        return Attempt(run, index, run.attempts(index) + 1, self._clock.time(), gate)
 
     def _gate(self, function: FunctionSpec) -> Gate:
         gate = self._gates.get(function.name)
@@ -365,7 +375,7 @@ class Dispatch:
                 self._suspect = None
                 self._ready.extend(self._suspects)
                 self._suspects.clear()
-        gate = self._gates[attempt.function.name]
+        gate = attempt.gate
         gate.running -= 1
         if gate.waiting or gate.blocked:
             self._admit_waiting(gate)
@@ -373,7 +383,7 @@ class Dispatch:
     def recorded(self, attempt: Attempt) -> None:
         """Let the next attempt without a key of a function with state go: this one's is recorded."""
         if attempt.event.key is None:
-            gate = self._gates[attempt.function.name]
+            gate = attempt.gate
             gate.stateful = False
             self._admit_waiting(gate)
 
@@ -399,8 +409,8 @@ class Dispatch:
 
     def _admit_waiting(self, gate: Gate) -> None:
         """Let steps, then lanes, through a gate that may have opened."""
-        free = gate.limit - gate.running
-        while gate.waiting and free > 0:
+        free = 1 if gate.stateful else gate.limit - gate.running
+        while gate.waiting and free > 0 and not (gate.blocked and gate.blocked[0][:2] < gate.waiting[0][:2]):
             _, _, index, run = heapq.heappop(gate.waiting)
             self._ready.append((run, index))
             free -= 1
@@ -429,10 +439,8 @@ class Dispatch:
         """See to it that a gate closed by its rate opens in time."""
         if gate.timed or not gate.interval:
             return
-        wait = gate.next - self._clock.monotonic()
-        if wait > 0:
-            gate.timed = True
-            self._clock.call_later(wait, self._rate_due, gate)
+        gate.timed = True
+        self._clock.call_later(max(gate.next - self._clock.monotonic(), 0.0), self._rate_due, gate)
 
     def _rate_due(self, gate: Gate) -> None:
         gate.timed = False

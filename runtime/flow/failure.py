@@ -11,6 +11,10 @@ from runtime.errors import DataError, HopLimit, Reject
 from runtime.records import StepError
 from runtime.specs import StepSpec
 
+STUBBORN = 1.0  # seconds that what was cancelled has to end before it is left behind
+
+LONGEST = 10_000  # characters of a message that are kept
+
 RUNTIME = str(Path(__file__).parent.parent)
 
 
@@ -30,11 +34,22 @@ def is_permanent(error: BaseException) -> bool:
 
 
 def error_of(error: BaseException) -> StepError:
-    """Return the record of an exception, with its traceback as text so that no frame is kept."""
+    """Return the record of an exception, with its traceback as text so that no frame is kept; overlong text is cut."""
     status = error.status if isinstance(error, Reject) else 500
-    return StepError(
-        type(error).__name__, _text_of(error), "".join(traceback.format_exception(type(error), error, _of_user(error))), status
-    )
+    trace = "".join(traceback.format_exception(type(error), error, _of_user(error)))
+    return StepError(type(error).__name__, _cut(_text_of(error), LONGEST), _cut(trace, 10 * LONGEST), status)
+
+
+def told(error: BaseException) -> str:
+    """Return an exception as a line for people: type, text and where it was raised."""
+    frames = traceback.extract_tb(_of_user(error))
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    text = _cut(" ".join(_text_of(error).split()), 1000)
+    return f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}"
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[:length]}… ({len(text)} characters)"
 
 
 def _text_of(error: BaseException) -> str:

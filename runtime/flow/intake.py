@@ -6,10 +6,12 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
-from msgspec.structs import force_setattr
+import msgspec
 
+from runtime.cloudevents import check_event
 from runtime.contracts import Clock, Journal
 from runtime.errors import Full
 from runtime.event import Event
@@ -55,29 +57,49 @@ class Intake:
         while (waiting := self._waiting()) >= self._max_backlog:
             if not wait:
                 raise Full(waiting, self._max_backlog)
-            room = asyncio.get_running_loop().create_future()
-            self._room.append(room)
+            await self._wait_for_room()
+        return await self._journal.append(entries, cursor=cursor, then=partial(self._admit_new, entries))
+
+    async def _wait_for_room(self) -> None:
+        room = asyncio.get_running_loop().create_future()
+        self._room.append(room)
+        try:
             await room
-        accepted = await self._journal.append(entries, cursor=cursor)
+        except asyncio.CancelledError:
+            if not room.cancelled():
+                self.make_room()  # for somebody else
+            raise
+
+    def _admit_new(self, entries: list[Entry], accepted: list[Entry]) -> None:
+        """Admit the entries that are new; called by the journal, whether or not the source still waits."""
         for entry, first in zip(entries, accepted, strict=True):
             if first is entry:
                 self._admit(entry)
-        return accepted
 
     def make_room(self) -> None:
         """Let sources go on that wait for room; called when events have left the backlog."""
         if not self._room:
             return
-        for _ in range(min(len(self._room), self._max_backlog - self._waiting())):
+        places = self._max_backlog - self._waiting()
+        while self._room and places > 0:
             room = self._room.popleft()
             if not room.done():
                 room.set_result(None)
+                places -= 1
 
-    def entry(self, event: Event, *, retries: int | None = None) -> Entry:
-        """Return the entry of an event that comes from outside; its missing time is filled in."""
+    def entry(self, event: Event, *, retries: int | None = None, **steering: Any) -> Entry:
+        """Return the entry of an event that comes from outside, a copy with `steering` where something is to be filled in.
+
+        Raises:
+            MalformedEvent: it is not what CloudEvents can say.
+        """
+        check_event(event)
         now = self._clock.time()
+        looked_up = bool(event.id)
         if event.time is None:
-            force_setattr(event, "time", self._moment(now))
+            steering["time"] = self._moment(now)
+        if steering or not looked_up:
+            event = msgspec.structs.replace(event, **steering)
         due = event.due.timestamp() if event.due is not None else 0.0
         route = self._route(event.type)
         return Entry(
@@ -90,7 +112,7 @@ class Intake:
             ran=route.ran,
             hops=_hops(event),
             retries=retries,
-            looked_up=bool(event.id),
+            looked_up=looked_up,
         )
 
     def emitted(self, cause: Entry, function: str, emissions: Sequence[Emission]) -> list[Entry]:
@@ -152,5 +174,7 @@ class Intake:
 
 def _hops(event: Event) -> int:
     """Return the emissions behind an event; as text when it came in HTTP headers."""
+    if "hops" not in event.extensions:
+        return 0
     hops = str(event.extensions.get("hops", 0))
     return int(hops) if hops.isascii() and hops.isdecimal() and len(hops) < 10 else 0

@@ -27,7 +27,6 @@ class Ranking:
         return at - level * self.aging if self.aging else float(-level)
 
 
-
 class Gate:
     """The limits of one function; lives on over generations, so that counts carry over."""
 

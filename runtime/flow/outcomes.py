@@ -8,6 +8,7 @@ callers get their result, the key and the place in the backlog are free.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -16,7 +17,9 @@ from runtime.contracts import Clock, Journal
 from runtime.errors import JournalError, RunFailed, Stopping
 from runtime.flow.run import Attempt, Run, reply
 from runtime.graph import Plan
-from runtime.records import DEAD, DONE, ENDED, FAILED, Entry, Outcome, Status, undelivered
+from runtime.records import DEAD, DONE, ENDED, FAILED, SKIPPED, Entry, Outcome, Status, Step, undelivered
+
+log = logging.getLogger("runtime.outcomes")
 
 RUN = ""  # the part of an event that is its run; others are called as their sinks
 
@@ -99,6 +102,10 @@ class Outcomes:
 
     # --- outcomes come in -----------------------------------------------------------------------------
 
+    def skipped(self, run: Run, steps: list[Step]) -> None:
+        """Take steps that a run which was taken up has to skip; or its end, when nothing of it is left."""
+        self.add(Outcome(entry=run.entry, steps=steps), run=run if not run.open else None)
+
     def add(self, outcome: Outcome, *, run: Run | None = None, attempt: Attempt | None = None) -> None:
         """Take an outcome of a run; `run` when its functions have ended by it, `attempt` when it records state."""
         if run is not None:
@@ -113,6 +120,11 @@ class Outcomes:
             outcome.delivered = outcome.steps[0].function
             self._finish(outcome, self._end_part(outcome.entry, outcome.delivered, failed=failed))
         self._note(Noted(outcome))
+
+    def removed(self, entry: Entry, sink: str) -> None:
+        """Skip the delivery to a sink that is not configured any more."""
+        step = Step(sink, SKIPPED, reason="the sink was removed from the configuration")
+        self.delivered(Outcome(entry=entry, steps=[step]), ended=True)
 
     def end(self, entry: Entry, status: Status, reason: str = "") -> None:
         """End an event as a whole, whatever of it is left."""
@@ -161,13 +173,23 @@ class Outcomes:
                 self._calm.set()
                 try:
                     await self._journal.record([noted.outcome for noted in batch])
-                except JournalError as error:
-                    self._lost(error)
+                except Exception as error:  # noqa: BLE001 - whatever it is, nothing may be said to be recorded
+                    self._fail(batch, error)
                     return
                 for noted in batch:
-                    self._let_go(noted)
+                    try:
+                        self._let_go(noted)
+                    except Exception:
+                        log.exception("an outcome is recorded, but what follows it failed: a mistake of the runtime")
                 self._ended()
             self._idle.set()
+
+    def _fail(self, batch: list[Noted], error: Exception) -> None:
+        """Record nothing any more; what was not recorded is done again after a restart."""
+        self._pending = batch + self._pending
+        self._calm.set()
+        self._idle.set()
+        self._lost(error if isinstance(error, JournalError) else JournalError(f"{type(error).__name__}: {error}"))
 
     def _let_go(self, noted: Noted) -> None:
         for entry in noted.outcome.emitted:
@@ -198,7 +220,7 @@ class Outcomes:
         loop = asyncio.get_running_loop()
         for entry in entries:
             if entry.status not in ENDED:
-                await self._ends.setdefault(entry.seq, loop.create_future())
+                await asyncio.shield(self._ends.setdefault(entry.seq, loop.create_future()))
 
     def give_up(self, entry: Entry, future: asyncio.Future[object]) -> None:
         """Forget a caller that waits no longer."""

@@ -15,7 +15,7 @@ from runtime.errors import RunFailed
 from runtime.event import Event
 from runtime.function import Context
 from runtime.graph import Plan
-from runtime.records import DONE, FAILED, PENDING, RETRYING, RUNNING, SKIPPED, Entry, Status, Step, StepError
+from runtime.records import DONE, FAILED, RETRYING, RUNNING, SKIPPED, Entry, Status, Step, StepError, is_pending
 from runtime.specs import FunctionSpec
 
 
@@ -41,20 +41,24 @@ class Run:
         """`running`, or `retrying` when nothing executes and a step waits for its next attempt."""
         return RETRYING if self.retrying and not self.executing else RUNNING
 
-    def start(self) -> list[int]:
-        """Return the steps to start with: the roots, or what recorded steps have left open."""
+    def start(self) -> tuple[list[Step], list[int]]:
+        """Take up what is recorded; return steps that are to be skipped because of it, and steps to start with."""
         if not self.entry.steps:
-            return list(self.plan.roots)
-        ready = []
+            return [], list(self.plan.roots)
+        skipped: list[Step] = []
         for index, function in enumerate(self.plan.functions):
             recorded = self.entry.steps.get(function.name)
-            if recorded is not None and recorded.status in (DONE, SKIPPED):
-                self._close(recorded)
+            if recorded is None or is_pending(recorded) or function.name in self.steps:
+                continue
+            self._close(recorded)
+            if recorded.status == DONE:
+                self.results[recorded.function] = recorded.result
                 for successor in self.plan.successors[index]:
                     self.missing[successor] -= 1
-            elif not self.missing[index]:
-                ready.append(index)
-        return ready
+            else:
+                skipped += self._skip_after(index, recorded)
+        names = [function.name for function in self.plan.functions]
+        return skipped, [index for index, name in enumerate(names) if name not in self.steps and not self.missing[index]]
 
     def attempts(self, index: int) -> int:
         """Return how often the step has been tried."""
@@ -69,11 +73,11 @@ class Run:
         step = self.entry.steps.get(self.plan.functions[index].name)
         return step.due if step is not None and step.status == RETRYING else 0.0
 
-    def finished(self, index: int, step: Step) -> tuple[list[Step], list[int]]:
-        """Take a step that has ended; return the steps to record and the ones that are ready now."""
+    def finished(self, index: int, step: Step, result: Any = None) -> tuple[list[Step], list[int]]:
+        """Take a step that has ended, and what it returned; return the steps to record and the ones that are ready now."""
         self._close(step)
         if step.status == DONE:
-            self.results[step.function] = step.result
+            self.results[step.function] = result
             ready = []
             for successor in self.plan.successors[index]:
                 self.missing[successor] -= 1
@@ -85,8 +89,6 @@ class Run:
     def _close(self, step: Step) -> None:
         self.steps[step.function] = step
         self.open -= 1
-        if step.status == DONE:
-            self.results[step.function] = step.result
 
     def _skip_after(self, index: int, ended: Step) -> list[Step]:
         """Skip everything after a step that was skipped or failed; return the steps to record."""
@@ -100,6 +102,9 @@ class Run:
             name = self.plan.functions[successor].name
             if name in self.steps:
                 continue
+            recorded = self.entry.steps.get(name)
+            if recorded is not None and not is_pending(recorded):
+                continue  # taken up by `start`
             step = Step(name, SKIPPED, 0, self.generation, ended.finished, ended.finished, reason=reason, cause=cause)
             self._close(step)
             skipped.append(step)
@@ -110,15 +115,18 @@ class Run:
 class Attempt:
     """One try of a step: what the executor calls with, and what came of it.
 
-    `expired`: its timeout has cancelled it; `ended`: the call has returned; `settled`: its outcome is told.
+    `gate` is where dispatch counts it. `expired`: its timeout has cancelled it; `ended`: the call has returned;
+    `settled`: its outcome is told; `abandoned`: it was left behind, and its worker is not waited for any more.
     """
 
     __slots__ = (
         "_context",
+        "abandoned",
         "ended",
         "event",
         "expired",
         "function",
+        "gate",
         "index",
         "number",
         "results",
@@ -129,8 +137,9 @@ class Attempt:
         "timer",
     )
 
-    def __init__(self, run: Run, index: int, number: int, started: float) -> None:
+    def __init__(self, run: Run, index: int, number: int, started: float, gate: Any = None) -> None:
         self.run = run
+        self.gate = gate
         self.index = index
         self.function: FunctionSpec = run.plan.functions[index]
         self.number = number
@@ -142,6 +151,7 @@ class Attempt:
         self.expired = False
         self.ended = False
         self.settled = False
+        self.abandoned = False
         self._context: Context | None = None
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -46,12 +46,17 @@ class MemoryJournal(Journal):
     async def close(self) -> None:
         """Do nothing: memory goes with the process."""
 
-    async def append(self, entries: Sequence[Entry], *, cursor: tuple[str, Any] | None = None) -> list[Entry]:
+    async def append(
+        self, entries: Sequence[Entry], *, cursor: tuple[str, Any] | None = None, then: Callable[[list[Entry]], None] | None = None
+    ) -> list[Entry]:
         """Accept entries; see `Journal.append`."""
         self._forget_ids()
         if cursor is not None:
             self._cursors[cursor[0]] = cursor[1]
-        return [self._accept(entry) for entry in entries]
+        accepted = [self._accept(entry) for entry in entries]
+        if then is not None:
+            then(accepted)
+        return accepted
 
     def _accept(self, entry: Entry) -> Entry:
         event = entry.event

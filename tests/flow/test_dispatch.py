@@ -16,6 +16,7 @@ from support import Bench, graph_of
 from runtime import Context, Event, Full, function
 from runtime.flow.dispatch import Dispatch
 from runtime.flow.lanes import Ranking
+from runtime.journal.memory import MemoryJournal
 from runtime.flow.run import Attempt
 from runtime.records import DONE, Entry, Step
 from runtime.testing import VirtualClock, entry
@@ -45,7 +46,16 @@ class DispatchMachine(RuleBasedStateMachine):
         self.clock = VirtualClock()
         self.ranking = Ranking("fifo" if order == "fifo" else "priority", 0.0 if order == "strict" else 30.0)
         self.in_flight = in_flight
-        self.dispatch = Dispatch(self.clock, self.ranking, in_flight=in_flight, wake=lambda: None, room=lambda: None)
+        self.dispatch = Dispatch(
+            self.clock,
+            self.ranking,
+            MemoryJournal(self.clock),
+            in_flight=in_flight,
+            wake=lambda: None,
+            room=lambda: None,
+            settle=lambda run, steps: None,
+            feed=lambda shelf, after: None,
+        )
         self.dispatch.adopt(graph_of(declare), 1)
         self.seq = 0
         self.waiting: list[Entry] = []

@@ -1,0 +1,135 @@
+"""The backlog: what waits in the journal and not in memory is read when its turn is near.
+
+One reader takes the wishes of dispatch and of deliveries in turn, so that the answers keep the order in which the
+journal gave them; delayed events are read some time before they are due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from runtime.contracts import Clock, Journal
+from runtime.errors import JournalError
+from runtime.records import Entry, Shelf
+
+CHUNK = 1000  # entries in one read
+AHEAD = 60.0  # seconds before they are due that delayed events are read
+LEVELS = 10
+
+
+class Lanes(Protocol):
+    """What the backlog needs of dispatch; see there."""
+
+    due_until: float
+
+    def push(self, entry: Entry) -> None:
+        """Take an entry that waits."""
+
+    def resume(self, shelf: Shelf) -> None:
+        """Take up a lane."""
+
+    def fill_lane(self, shelf: Shelf, entries: Sequence[Entry], *, more: bool) -> None:
+        """Take entries of a lane."""
+
+    def fill_key(self, key: str, levels: Sequence[Sequence[Entry]], limit: int) -> None:
+        """Take entries of a key, by level."""
+
+    def fill_due(self, entries: Sequence[Entry]) -> None:
+        """Take delayed entries."""
+
+
+class Queue(Protocol):
+    """What the backlog needs of a delivery."""
+
+    def resume(self) -> None:
+        """Take up what waits."""
+
+    def fill(self, entries: Sequence[Entry], *, more: bool) -> None:
+        """Take entries of a sink."""
+
+
+class Backlog:
+    """Feeds dispatch and deliveries from the journal; `removed` takes the entries that wait for a sink which is not there any more."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        clock: Clock,
+        *,
+        dispatch: Lanes,
+        deliveries: Mapping[str, Queue],
+        removed: Callable[[Entry, str], None],
+        lost: Callable[[JournalError], None],
+    ) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._dispatch = dispatch
+        self._deliveries = deliveries
+        self._removed = removed
+        self._lost = lost
+        self._wishes: asyncio.Queue[tuple[Shelf, int]] = asyncio.Queue()
+
+    def feed(self, shelf: Shelf, after: int) -> None:
+        """Take the wish for the entries of a shelf behind a `seq`."""
+        self._wishes.put_nowait((shelf, after))
+
+    async def resume(self) -> None:
+        """Take up what waits in the journal: first what has begun, since it holds its key, then all the rest bit by bit.
+
+        Raises:
+            JournalError: the journal cannot be read.
+        """
+        after = 0
+        while entries := await self._journal.read(Shelf("begun"), after=after, limit=CHUNK):
+            after = entries[-1].seq
+            for entry in entries:
+                self._dispatch.push(entry)
+        for shelf in await self._journal.shelves():
+            if shelf.kind == "lane":
+                self._dispatch.resume(shelf)
+            elif shelf.name in self._deliveries:
+                self._deliveries[shelf.name].resume()
+            else:
+                await self._let_go(shelf)
+
+    async def _let_go(self, shelf: Shelf) -> None:
+        after = 0
+        while entries := await self._journal.read(shelf, after=after, limit=CHUNK):
+            after = entries[-1].seq
+            for entry in entries:
+                self._removed(entry, shelf.name)
+
+    async def run(self) -> None:
+        """Read what is wished for, until cancelled."""
+        try:
+            while True:
+                shelf, after = await self._wishes.get()
+                await self._fulfil(shelf, after)
+        except JournalError as error:
+            self._lost(error)
+
+    async def _fulfil(self, shelf: Shelf, after: int) -> None:
+        if shelf.kind == "key":
+            levels = [await self._journal.read(Shelf("key", shelf.name, level), limit=CHUNK) for level in range(LEVELS)]
+            self._dispatch.fill_key(shelf.name, levels, CHUNK)
+            return
+        entries = await self._journal.read(shelf, after=after, limit=CHUNK)
+        more = len(entries) == CHUNK
+        if shelf.kind == "lane":
+            self._dispatch.fill_lane(shelf, entries, more=more)
+        else:
+            self._deliveries[shelf.name].fill(entries, more=more)
+
+    async def watch_due(self) -> None:
+        """Read delayed events before they are due, until cancelled."""
+        until = 0.0
+        try:
+            while True:
+                after, until = until, self._clock.time() + 2 * AHEAD
+                self._dispatch.due_until = until  # from now on it keeps those that are accepted; the others are read
+                self._dispatch.fill_due(await self._journal.read_due(after, until))
+                await self._clock.sleep(AHEAD)
+        except JournalError as error:
+            self._lost(error)
