@@ -45,6 +45,7 @@ class App:
             self.clock,
             settings.dispatch,
             max_backlog=settings.journal.max_backlog,
+            keep=settings.journal.keep,
             ended=self._changed.set,
             lost=self._on_lost,
         )

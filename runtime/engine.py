@@ -33,13 +33,14 @@ DEFAULT_SETTINGS = DispatchSettings()
 class Engine:
     """Runs events through a graph; `ended` is called after each batch of outcomes, `lost` when the journal has failed."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its neighbours, by name
         self,
         journal: Journal,
         clock: Clock,
         settings: DispatchSettings = DEFAULT_SETTINGS,
         *,
         max_backlog: int = 10_000_000,
+        keep: float = 86_400.0,
         window: int = WINDOW,
         ended: Callable[[], None] = lambda: None,
         lost: Callable[[JournalError], None] = lambda _: None,
@@ -83,7 +84,16 @@ class Engine:
             waiting=lambda: self.dispatch.waiting,
             max_backlog=max_backlog,
         )
-        self.backlog = Backlog(journal, clock, dispatch=self.dispatch, deliveries=self._by_sink, removed=self.outcomes.removed, lost=lost)
+        self.backlog = Backlog(
+            journal,
+            clock,
+            dispatch=self.dispatch,
+            deliveries=self._by_sink,
+            removed=self.outcomes.removed,
+            end=self.outcomes.end,
+            keep=keep,
+            lost=lost,
+        )
         self.threads = Threads()
         executors: dict[str, Executor] = {"loop": call_on_loop, "thread": self.threads.call}
         self.pool = Pool(self.dispatch, self.outcomes, self.intake, journal, clock, executors, max_hops=settings.max_hops)
@@ -108,6 +118,7 @@ class Engine:
         """
         self.dispatch.waiting = await self.journal.waiting()
         self._tasks.append(asyncio.create_task(self.outcomes.run(), name="outcomes"))
+        self._tasks.append(asyncio.create_task(self.backlog.expire(), name="expire"))
         if self.journal.persistent:
             await self.backlog.resume()
             self._tasks.append(asyncio.create_task(self.backlog.run(), name="backlog"))

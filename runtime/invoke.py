@@ -48,9 +48,7 @@ async def invoke(settings: Settings, name: str | None, data: Any, *, type: str |
     event = Event(type=plan.type, source="invoke", data=data)
     journal, clock = MemoryJournal(SystemClock()), SystemClock()
     await journal.open()
-    intake = Intake(
-        journal, clock, route=lambda _: Route(UNROUTED, (), ran=True), admit=lambda _: None, waiting=lambda: 0, max_backlog=1
-    )
+    intake = Intake(journal, clock, route=lambda _: Route(UNROUTED, (), ran=True), admit=lambda _: None, waiting=lambda: 0, max_backlog=1)
     entry = intake.entry(event)
     await intake.accept([entry], wait=False)
     run = Run(entry, plan, 1)

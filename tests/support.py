@@ -11,6 +11,7 @@ from runtime.contracts import Sink
 from runtime.engine import Engine
 from runtime.errors import Fault
 from runtime.event import Event
+from runtime.flow.dispatch import WINDOW
 from runtime.flow.run import Attempt, Run
 from runtime.function import Declaration, collecting, function
 from runtime.graph import Graph, build_graph
@@ -77,11 +78,12 @@ class Bench:
         max_backlog: int = 1_000_000,
         sinks: Sequence[tuple[SinkSpec, Sink]] = (),
         journal: type[MemoryJournal] = MemoryJournal,
+        window: int = WINDOW,
     ) -> None:
         self.clock = VirtualClock()
         self.journal = journal(self.clock)
         settings = DispatchSettings(order=order, aging=aging, in_flight=in_flight)
-        self.engine = Engine(self.journal, self.clock, settings, max_backlog=max_backlog, lost=self._lost)
+        self.engine = Engine(self.journal, self.clock, settings, max_backlog=max_backlog, window=window, lost=self._lost)
         for spec, sink in sinks:
             self.engine.add_sink(spec, sink)
         self.graph = graph_of(declare, [spec for spec, _ in sinks])

@@ -253,7 +253,7 @@ def test_what_is_emitted_is_kept_in_order_until_the_step_has_succeeded() -> None
         ({"type": "order placed"}, 'emit: "order placed" is not an event type: it must not be empty or hold "*", ">" or spaces'),
         ({"type": "a", "priority": 10}, "emit: priority is 0 … 9, found 10"),
         ({"type": "a", "priority": "high"}, "emit: priority is 0 … 9, found 'high'"),
-        ({"type": "a", "delay": -1}, "emit: delay is in seconds and not negative, found -1"),
+        ({"type": "a", "delay": -1}, "emit: delay is in seconds, from 0 to 3155760000, found -1"),
     ],
 )
 def test_an_emission_that_cannot_be_is_refused_where_it_is_made(arguments: dict[str, Any], text: str) -> None:

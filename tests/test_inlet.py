@@ -90,8 +90,8 @@ async def test_one_event_put_again_and_again_is_many_when_it_has_no_id() -> None
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"type": ""}, "type: expected a text that is not empty, found \"\""),
-        ({"source": ""}, "source: expected a text that is not empty, found \"\""),
+        ({"type": ""}, "type: expected a text that is not empty, found ''"),
+        ({"source": ""}, "source: expected a text that is not empty, found ''"),
         ({"priority": 11}, "priority"),
         ({"due": datetime(2027, 1, 1)}, "due"),  # noqa: DTZ001 - it is naive on purpose
         ({"extensions": {"trace_id": "x"}}, "trace_id"),

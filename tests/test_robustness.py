@@ -357,7 +357,7 @@ async def test_an_urgent_event_goes_before_retries_that_wait_for_the_same_functi
     def declare() -> None:
         @function(on="go", concurrency=1, retries=1, backoff=1, timeout=1000)
         async def take(data: Any, context: Context) -> None:
-            if data != "blocker" and data != "urgent" and context.attempt == 1:
+            if data not in ("blocker", "urgent") and context.attempt == 1:
                 raise OSError("once")
             seen.append(data)
             if data == "blocker":

@@ -44,10 +44,10 @@ async def test_a_sleeper_wakes_when_its_time_has_come() -> None:
 class Forgetful(MemoryJournal):
     """Does not look for duplicates."""
 
-    async def append(self, entries: Sequence[Entry], *, cursor: tuple[str, Any] | None = None) -> list[Entry]:
+    async def append(self, entries: Sequence[Entry], **more: Any) -> list[Entry]:
         self._first.clear()
         self._ids.clear()
-        return await super().append(entries, cursor=cursor)
+        return await super().append(entries, **more)
 
 
 class Torn(MemoryJournal):

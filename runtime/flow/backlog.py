@@ -12,11 +12,12 @@ from typing import Protocol
 
 from runtime.contracts import Clock, Journal
 from runtime.errors import JournalError
-from runtime.records import Entry, Shelf
+from runtime.records import DEAD, Entry, Shelf, Status
 
 CHUNK = 1000  # entries in one read
 AHEAD = 60.0  # seconds before they are due that delayed events are read
 LEVELS = 10
+QUARANTINE = 3  # crashes in the middle of an event after which it is not tried again
 
 
 class Lanes(Protocol):
@@ -39,6 +40,12 @@ class Lanes(Protocol):
     def fill_due(self, entries: Sequence[Entry]) -> None:
         """Take delayed entries."""
 
+    def expire(self, horizon: float) -> list[Entry]:
+        """Remove and return what has waited since before `horizon` for functions that were removed."""
+
+    def release(self, entry: Entry) -> None:
+        """Let the next event of the entry's key go."""
+
 
 class Queue(Protocol):
     """What the backlog needs of a delivery."""
@@ -51,9 +58,13 @@ class Queue(Protocol):
 
 
 class Backlog:
-    """Feeds dispatch and deliveries from the journal; `removed` takes the entries that wait for a sink which is not there any more."""
+    """Feeds dispatch and deliveries from the journal.
 
-    def __init__(
+    `removed` takes the entries that wait for a sink which is not there any more, `end` those that wait for nothing:
+    they have killed the process too often, or have waited `keep` seconds for functions that were removed.
+    """
+
+    def __init__(  # noqa: PLR0913 - its neighbours, by name
         self,
         journal: Journal,
         clock: Clock,
@@ -61,6 +72,8 @@ class Backlog:
         dispatch: Lanes,
         deliveries: Mapping[str, Queue],
         removed: Callable[[Entry, str], None],
+        end: Callable[[Entry, Status, str], None],
+        keep: float,
         lost: Callable[[JournalError], None],
     ) -> None:
         self._journal = journal
@@ -68,6 +81,8 @@ class Backlog:
         self._dispatch = dispatch
         self._deliveries = deliveries
         self._removed = removed
+        self._end = end
+        self._keep = keep
         self._lost = lost
         self._wishes: asyncio.Queue[tuple[Shelf, int]] = asyncio.Queue()
 
@@ -85,7 +100,10 @@ class Backlog:
         while entries := await self._journal.read(Shelf("begun"), after=after, limit=CHUNK):
             after = entries[-1].seq
             for entry in entries:
-                self._dispatch.push(entry)
+                if entry.crashes >= QUARANTINE:
+                    self._end(entry, DEAD, "killed the process")
+                else:
+                    self._dispatch.push(entry)
         for shelf in await self._journal.shelves():
             if shelf.kind == "lane":
                 self._dispatch.resume(shelf)
@@ -121,6 +139,14 @@ class Backlog:
             self._dispatch.fill_lane(shelf, entries, more=more)
         else:
             self._deliveries[shelf.name].fill(entries, more=more)
+
+    async def expire(self) -> None:
+        """End what has waited too long for functions that were removed, until cancelled."""
+        while True:
+            await self._clock.sleep(AHEAD)
+            for entry in self._dispatch.expire(self._clock.time() - self._keep):
+                self._end(entry, DEAD, "no function")
+                self._dispatch.release(entry)
 
     async def watch_due(self) -> None:
         """Read delayed events before they are due, until cancelled."""

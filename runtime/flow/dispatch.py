@@ -60,7 +60,7 @@ class Dispatch:
     ended, by `seq`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its neighbours, by name
         self,
         clock: Clock,
         ranking: Ranking,
@@ -160,13 +160,13 @@ class Dispatch:
     def _lane(self, entry: Entry) -> Lane:
         return self._lane_of(entry.event.type, entry.level)
 
-    def _lane_of(self, type: str, level: int, *, more: bool = False) -> Lane:
+    def _lane_of(self, type: str, level: int) -> Lane:
         place = (type, level)
         lane = self._lanes.get(place)
         if lane is None:
             if len(self._lanes) >= MANY_LANES:
                 self._lanes = {place: lane for place, lane in self._lanes.items() if lane or lane.more}
-            lane = self._lanes[place] = Lane(type, level, more=more)
+            lane = self._lanes[place] = Lane(type, level)
         return lane
 
     def _enter(self, entry: Entry) -> None:
@@ -189,7 +189,10 @@ class Dispatch:
 
     def resume(self, shelf: Shelf) -> None:
         """Take up a lane of which entries wait in the journal, at start."""
-        self._feed_lane(self._lane_of(shelf.name, shelf.level, more=True))
+        lane = self._lane_of(shelf.name, shelf.level)
+        lane.more = True
+        heapq.heappush(self._heads, (float("-inf"), 0, lane))  # nothing starts before each lane has told its first
+        self._feed_lane(lane)
 
     def _feed_lane(self, lane: Lane) -> None:
         if lane.more and not lane.loading and len(lane) <= self._window // 4:
@@ -206,6 +209,7 @@ class Dispatch:
             if not entry.held:
                 self._hold(entry)
         self._feed_lane(lane)
+        self._wake()
 
     def fill_key(self, key: str, levels: Sequence[Sequence[Entry]], limit: int) -> None:
         """Take entries of a key that were asked for, at most `limit` for each level."""
@@ -242,6 +246,8 @@ class Dispatch:
         while self._heads and self.executing < self._in_flight:
             rank, seq, lane = self._heads[0]
             head = lane.head()
+            if head is None and lane.loading and not lane.blocked:
+                return None  # what is being read goes before all that stands further behind
             if lane.blocked or head is None or head.seq != seq or head.rank != rank:
                 heapq.heappop(self._heads)  # the lane has another head by now, which has its own place here
                 continue
@@ -254,6 +260,8 @@ class Dispatch:
             following = lane.head()
             if following is not None:
                 heapq.heapreplace(self._heads, (following.rank, following.seq, lane))
+            elif lane.loading:
+                heapq.heapreplace(self._heads, (entry.rank, lane.loaded, lane))  # where its next one can stand at best
             else:
                 heapq.heappop(self._heads)
             attempt = self._start(entry, lane)

@@ -57,10 +57,10 @@ class Lane:
 
     __slots__ = ("blocked", "gates", "items", "late", "level", "loaded", "loading", "more", "plan", "roots", "type")
 
-    def __init__(self, type: str, level: int, *, more: bool = False) -> None:
+    def __init__(self, type: str, level: int) -> None:
         self.type = type
         self.level = level
-        self.more = more
+        self.more = False
         self.loaded = 0
         self.loading = False
         self.items: deque[Entry] = deque()

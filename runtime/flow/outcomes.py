@@ -44,11 +44,12 @@ class Parts(msgspec.Struct):
 class Outcomes:
     """Records outcomes in order and in batches; see above.
 
-    `admit` takes each emitted entry, `death` makes the entries that tell of a dead letter, `release` each entry whose functions have ended, `recorded` each attempt
-    of a function with state, `lost` is called when the journal has failed.
+    `admit` takes each emitted entry, `death` makes the entries that tell of a dead letter, `release` takes each entry
+    whose functions have ended, `recorded` each attempt of a function with state, `lost` is called when the journal
+    has failed.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its neighbours, by name
         self,
         journal: Journal,
         clock: Clock,

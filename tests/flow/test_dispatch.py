@@ -16,8 +16,8 @@ from support import Bench, graph_of
 from runtime import Context, Event, Full, function
 from runtime.flow.dispatch import Dispatch
 from runtime.flow.lanes import Ranking
-from runtime.journal.memory import MemoryJournal
 from runtime.flow.run import Attempt
+from runtime.journal.memory import MemoryJournal
 from runtime.records import DONE, Entry, Step
 from runtime.testing import VirtualClock, entry
 

@@ -291,9 +291,9 @@ async def test_a_failed_run_says_which_event_failed_and_nothing_more() -> None:
 
 async def test_a_rejection_tells_its_reason_and_status() -> None:
     async with serving({"/refused": {"type": "refused", "reply": "result"}}) as served:
-        for status, told in [(409, 409), (503, 503), (200, 500), (999, 500)]:
+        for status in (409, 422, 503):
             answer = await served.client.post("/refused", json={"why": "sold out", "status": status})
-            assert detail(answer, told) == "sold out"
+            assert detail(answer, status) == "sold out"
 
 
 async def test_a_rejection_without_a_reason_names_the_event() -> None:
