@@ -100,6 +100,7 @@ class App:
         for supervisor in self._supervisors:
             supervisor.start()
         self.watcher.start(asyncio.get_running_loop())
+        self.loader.on_saved()  # for what was saved since it was loaded
 
     async def _supervise(self, source: Source) -> Supervisor:
         settings = self.settings.sources[source.name]

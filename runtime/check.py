@@ -7,8 +7,7 @@ from pathlib import Path
 from runtime import config
 from runtime.errors import ConfigError, Fault, LoadError
 from runtime.graph import Graph
-from runtime.loading import importer
-from runtime.loading.generation import make_graph
+from runtime.loading.loader import load_graph
 from runtime.plugins import load_plugins
 from runtime.settings import Settings
 
@@ -29,6 +28,6 @@ def check(path: str | Path) -> tuple[Settings, Graph | None, list[Fault]]:
             faults += error.faults
     faults += plugins.faults
     try:
-        return settings, make_graph(importer.load(settings.functions_dir), settings, 1), faults
+        return settings, load_graph(settings), faults
     except LoadError as error:
         return settings, None, faults + error.faults

@@ -20,7 +20,9 @@ LATER = {
     "batch": "batches are",
     "batch_wait": "batches are",
 }
-"""Options of the contract that are refused, never ignored, until their executor exists."""
+"""Options of the contract that are refused, never ignored, until their executor exists; their defaults are as good as none."""
+
+LATER_DEFAULTS: Mapping[str, Any] = {"isolate": False, "memory": None, "batch": 1, "batch_wait": 0.05}
 
 
 class Options(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, omit_defaults=True):
@@ -72,6 +74,8 @@ def function(call: Any = None, /, **options: Any) -> Any:
     The options are those of `runtime.function.Options`; they are checked when the file is loaded, so
     that a fault can name file and line.
     """
+    if call is not None and not callable(call):
+        raise TypeError(f"@function takes its options by name, as in @function(on={call!r}); found {call!r} without one")
 
     def declare(call: F) -> F:
         found = _collector.get()

@@ -18,8 +18,7 @@ from runtime.flow.intake import Intake
 from runtime.flow.run import Attempt, Run, reply
 from runtime.graph import Graph, Plan
 from runtime.journal.memory import MemoryJournal
-from runtime.loading import importer
-from runtime.loading.generation import make_graph
+from runtime.loading.loader import load_graph
 from runtime.records import DONE, FAILED, SKIPPED, UNROUTED, Entry, Route, Step, StepError
 from runtime.settings import Settings
 from runtime.worker import emissions_of, plain_result
@@ -43,7 +42,7 @@ async def invoke(settings: Settings, name: str | None, data: Any, *, type: str |
     Raises:
         LoadError: the folder does not make a generation, or there is no such function or plan.
     """
-    graph = make_graph(importer.load(settings.functions_dir), settings, 1)
+    graph = load_graph(settings)
     plan = _plan(graph, name, type)
     event = Event(type=plan.type, source="invoke", data=data)
     journal, clock = MemoryJournal(SystemClock()), SystemClock()

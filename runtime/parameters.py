@@ -170,6 +170,8 @@ class _Reader:
         if not self.data:
             self.payload = annotation
         self.data.append(decode)
+        if annotation in (dict, list):
+            return lambda call: _own(decode(call.event.data))
         return lambda call: decode(call.event.data)
 
     def decoder(self, name: str, annotation: Any) -> Decoder | None:
@@ -201,6 +203,7 @@ def make_decoder(what: str, annotation: Any) -> Decoder:
 
     A value that is an instance already is handed on as it is. The keys of a dict may be texts, as in JSON.
     """
+    msgspec.json.Decoder(annotation, dec_hook=_decode_custom)  # has the names in its annotations looked up now, while they are right
     plain = isinstance(annotation, type) and typing.get_origin(annotation) is None and not typing.is_typeddict(annotation)
     exact = plain and annotation.__module__ == "builtins"
 
@@ -210,9 +213,17 @@ def make_decoder(what: str, annotation: Any) -> Decoder:
         try:
             return msgspec.convert(to_builtins(value), annotation, dec_hook=_decode_custom, str_keys=True)
         except (msgspec.ValidationError, ValueError, TypeError) as error:
-            raise DataError(f"{what} does not fit: {' '.join(str(error).split())}") from None
+            raise DataError(f"{what} does not fit: {_misfit(error)}") from None
 
     return decode
+
+
+def _misfit(error: Exception) -> str:
+    """Return what an error of decoding says, on one line and without the value; a pydantic one is known by its `errors`."""
+    if not callable(told := getattr(error, "errors", None)):
+        return " ".join(str(error).split())
+    places = [(one["msg"], "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in one["loc"])) for one in told()]
+    return "; ".join(f"{message} - at `$…{place}`" for message, place in places)
 
 
 def _decode_custom(kind: type, value: Any) -> Any:

@@ -43,11 +43,19 @@ class Filler:
             return UNSET if UNSET in items else items
         if not isinstance(value, str):
             return value
-        try:
-            return PLACEHOLDER.sub(self._one, value)
-        except LookupError as error:
-            self._tell(place, key, error.args[0])
-            return UNSET
+        wrong: list[str] = []
+
+        def fill(match: re.Match[str]) -> str:
+            try:
+                return self._one(match)
+            except LookupError as error:
+                wrong.append(error.args[0])
+                return ""
+
+        text = PLACEHOLDER.sub(fill, value)
+        for message in wrong:
+            self._tell(place, key, message)
+        return UNSET if wrong else text
 
     def _one(self, match: re.Match[str]) -> str:
         """Return what a placeholder stands for.

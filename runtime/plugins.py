@@ -185,6 +185,9 @@ class Plugins:
             if callable(forgotten):
                 message = f"expected @hookimpl above {name}, found none; add it, as in `from runtime import hookimpl`"
                 answer.faults.append(Fault(_place_of(forgotten, origin), message))
+        if not callers and not answer.faults:
+            message = f"offers nothing; expected one of the hooks {', '.join(HOOKS)}; a helper has a name that begins with _"
+            answer.faults.append(Fault(origin.place, message))
         return answer
 
     def _build(self, role: str, name: str, kind: str, options: Mapping[str, Any]) -> Any:

@@ -11,7 +11,7 @@ import msgspec
 
 from runtime import pattern
 from runtime.errors import Fault, nearest
-from runtime.function import LATER, Declaration, Options
+from runtime.function import LATER, LATER_DEFAULTS, Declaration, Options
 from runtime.parameters import Parameters, read_parameters
 
 Kind = Literal["async", "sync", "async generator", "generator"]
@@ -83,6 +83,8 @@ def check_options(table: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _fault_of_option(name: str, value: Any) -> str | None:  # noqa: PLR0911 - one for each rule
+    if name in LATER and value == LATER_DEFAULTS[name]:
+        return None
     if name in LATER:
         return f"`{name}`: {LATER[name]} not supported yet; leave the option out"
     if name not in FIELDS:
@@ -115,6 +117,8 @@ def _fault_of_number(name: str, value: float) -> str | None:
 
 
 def _fault_of_patterns(patterns: tuple[str, ...]) -> str | None:
+    if not patterns:
+        return "`on` names one event type pattern or more, found none; leave it out for a function that is only invoked by name"
     for text in patterns:
         why = pattern.fault_of(text)
         if why:
@@ -138,7 +142,7 @@ def make_function(
         return faults
     if not name:
         return [Fault(where, '@function "": the callable has no name of its own; give it one with name = "…"')]
-    options = msgspec.convert(given, Options)
+    options = msgspec.convert({name: value for name, value in given.items() if name in FIELDS}, Options)
     kind = _kind_of(declaration.call)
     on, after = as_list(options.on), as_list(options.after)
     if "generator" in kind and options.emits is None:

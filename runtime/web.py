@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -165,6 +165,13 @@ class _Protocol(HttpToolsProtocol):
         self._watch(0)
         super().connection_lost(exc)
 
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, and close."""
+        body = Problem(400, f"this is no HTTP request that can be read: {msg}").body()
+        lines = ("HTTP/1.1 400 Bad Request", "content-type: application/problem+json", f"content-length: {len(body)}", "connection: close")
+        self.transport.write("\r\n".join((*lines, "", "")).encode() + body)
+        self.transport.close()
+
     def _watch(self, size: int) -> None:
         """Cut the connection when its headers have become too large, or do not end in time."""
         self._head += size if self._head else 0
@@ -190,7 +197,7 @@ class WebServer:
     """Serves an ASGI app at `listen` (`host:port`, port 0 for any); `address` is its URL once it has started."""
 
     def __init__(self, app: AsgiApp, listen: str) -> None:
-        self._app = app
+        self._app = _quiet(app)
         self._host, self._port = parse_listen(listen)
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
@@ -240,6 +247,16 @@ class WebServer:
                 task.cancel()
             await asyncio.wait([self._task], timeout=1.0)
         self._server = self._task = None
+
+
+def _quiet(app: AsgiApp) -> AsgiApp:
+    """Return the app with requests that end when the server cuts them off, and are no errors to be logged."""
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(asyncio.CancelledError):
+            await app(scope, receive, send)
+
+    return call
 
 
 def _bind(host: str, port: int) -> socket.socket:

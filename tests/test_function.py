@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support import faults_of, graph_of
 
-from runtime import Context, Event, LoadError, function, resource
+from runtime import Context, Event, LoadError, Reject, function, resource
 from runtime.function import LATER, Options, collecting
 from runtime.loading.importer import load
 from runtime.specs import FIELDS
@@ -271,3 +271,35 @@ def test_a_step_emits_at_most_max_emits_events() -> None:
     with pytest.raises(ValueError) as caught:
         context.emit("a")
     assert str(caught.value) == 'emit: "charge" emits more than max_emits = 2 events in one step'
+
+
+def test_options_without_their_names_are_refused_with_the_line_to_write() -> None:
+    with pytest.raises(TypeError, match=r"@function takes its options by name, as in @function\(on='a'\)"):
+        function("a")  # type: ignore[call-overload]
+
+
+def test_the_defaults_of_what_is_not_there_yet_are_as_good_as_none() -> None:
+    def declare() -> None:
+        @function(on="x", isolate=False, batch=1, batch_wait=0.05)
+        def fine(data: int) -> None: ...
+
+    assert faults_of(declare) == []
+
+
+def test_an_empty_on_is_a_fault() -> None:
+    def declare() -> None:
+        @function(on=[])
+        def never(data: int) -> None: ...
+
+    assert faults_of(declare) == [
+        (
+            'functions/test.py:10: @function "never": `on` names one event type pattern or more, found none; leave it out for a'
+            " function that is only invoked by name"
+        )
+    ]
+
+
+@pytest.mark.parametrize("status", ["x", 200, 600, None])
+def test_a_rejection_has_the_status_of_an_error(status: object) -> None:
+    with pytest.raises(ValueError, match="Reject: `status` is a whole number from 400 to 599, found"):
+        Reject("no", status=status)  # type: ignore[arg-type]

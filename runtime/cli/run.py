@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 import msgspec
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
 @click.command()
 @config_option
 @click.option("--once", is_flag=True, help="End when all finite sources have ended and nothing waits.")
-@click.pass_context
-def run(ctx: click.Context, config: str, once: bool) -> None:
+def run(config: str, once: bool) -> None:
     """Run the functions.
 
     With --once the exit code is 1 when there are new dead letters.
@@ -40,9 +40,22 @@ def run(ctx: click.Context, config: str, once: bool) -> None:
 
     settings = configuration.load(config)
     logs.set_up(settings.log.level, settings.log.format)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    runner = asyncio.Runner(loop_factory=_loop_factory())
+    try:
         code = runner.run(serve(settings, once=once))
-    ctx.exit(code)
+    except BaseException:
+        runner.close()
+        raise
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process: all is recorded, and code that swallows its cancellation or hangs in a thread is not waited for."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
@@ -68,8 +81,8 @@ async def serve(settings: Settings, *, once: bool) -> int:
     announce(banner(app, admin.address), err=_prints_data(settings))
     await _until(stopping, app, once=once)
     new = (await app.stats())["dead"] - dead
-    await admin.stop()
     await app.stop()
+    await admin.stop()
     if once and new > 0:
         click.echo(f"error: {new} new dead letter{'' if new == 1 else 's'}", err=True)
         return EXIT_FAILED

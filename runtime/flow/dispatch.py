@@ -248,26 +248,27 @@ class Dispatch:
             head = lane.head()
             if head is None and lane.loading and not lane.blocked:
                 return None  # what is being read goes before all that stands further behind
-            if lane.blocked or head is None or head.seq != seq or head.rank != rank:
-                heapq.heappop(self._heads)  # the lane has another head by now, which has its own place here
+            if lane.blocked or head is None or head.seq != seq or head.rank != rank or not self._startable(lane):
+                heapq.heappop(self._heads)  # the lane has another head by now, with its own place here, or steps aside
                 continue
-            if not self._startable(lane):
-                heapq.heappop(self._heads)
-                continue
-            entry = lane.pop()
-            if lane.more:
-                self._feed_lane(lane)
-            following = lane.head()
-            if following is not None:
-                heapq.heapreplace(self._heads, (following.rank, following.seq, lane))
-            elif lane.loading:
-                heapq.heapreplace(self._heads, (entry.rank, lane.loaded, lane))  # where its next one can stand at best
-            else:
-                heapq.heappop(self._heads)
-            attempt = self._start(entry, lane)
+            attempt = self._start(self._pop(lane), lane)
             if attempt is not None:
                 return attempt
         return None
+
+    def _pop(self, lane: Lane) -> Entry:
+        """Take the head of the first lane, and give the lane the place of its next one."""
+        entry = lane.pop()
+        if lane.more:
+            self._feed_lane(lane)
+        following = lane.head()
+        if following is not None:
+            heapq.heapreplace(self._heads, (following.rank, following.seq, lane))
+        elif lane.loading:
+            heapq.heapreplace(self._heads, (entry.rank, lane.loaded, lane))  # where its next one can stand at best
+        else:
+            heapq.heappop(self._heads)
+        return entry
 
     def has_work(self) -> bool:
         """Return whether `take` is worth a try."""

@@ -61,8 +61,9 @@ class Router:
         if not entry.ran:
             self._dispatch(entry)
         for name in entry.sinks:
-            if is_pending(entry.steps.get(name)):
-                self._deliveries[name](entry)
+            delivery = self._deliveries.get(name)  # none while the plugin of the sink is broken: the event waits for it
+            if delivery is not None and is_pending(entry.steps.get(name)):
+                delivery(entry)
 
     def redrive(self, entry: Entry) -> Outcome | None:
         """Return the outcome that makes a dead or unrouted entry wait again, or None when it has to stay.

@@ -12,6 +12,7 @@ from msgspec.structs import force_setattr
 from runtime import pattern
 from runtime.codec import to_builtins
 from runtime.contracts import Clock, Counts, Journal, Query
+from runtime.event import Event
 from runtime.records import DEAD, ENDED, FAILED, QUEUED, RETRYING, Entry, Outcome, Shelf, Status, Step, seq_of, undelivered
 
 KEPT = 10_000  # ended entries that stay readable; dead letters stay until they are retried or discarded
@@ -129,6 +130,10 @@ class MemoryJournal(Journal):
         if entry is None or entry.status not in ENDED or entry.status == DEAD:
             return
         del self._entries[seq]
+        event = entry.event
+        if self._first.get((event.source, event.id)) is entry:  # what is left of it is enough to know its id again
+            bare = Event(type=event.type, source=event.source, id=event.id)
+            self._first[event.source, event.id] = Entry(event=bare, seq=seq, accepted=entry.accepted, status=entry.status, ran=True)
         self._effects.pop(seq, None)
         self._by_status[entry.status] -= 1
 

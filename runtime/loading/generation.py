@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from runtime.errors import Fault, LoadError, nearest
 from runtime.graph import Graph, build_graph, missing_faults
-from runtime.loading.importer import Loaded, Modules
+from runtime.loading.importer import Loaded, Modules, PartialLoad, shown
 from runtime.settings import Settings
 from runtime.specs import FunctionSpec, SinkSpec, as_list, make_function, name_of
 
@@ -69,29 +70,46 @@ def make_graph(modules: Modules, settings: Settings, number: int, previous: Grap
     Raises:
         LoadError: with every fault of functions and graph.
     """
-    functions: list[FunctionSpec] = []
-    faults: list[Fault] = []
-    overrides = {name: {**table.overrides, "settings": table.settings} for name, table in settings.functions.items()}
-    names = {name_of(loaded.declaration) for loaded in modules.declared}
-    for loaded in modules.declared:
-        made = make_function(loaded.declaration, loaded.file, loaded.line, number, overrides)
-        if isinstance(made, list):
-            faults += _missing(loaded, names) or made  # without what it comes after its parameters cannot be judged
-        else:
-            functions.append(_kept(made, previous))
-    if not faults:
-        faults += _unknown_tables(settings, {function.name for function in functions})
-    graph = faults or build_graph(functions, sink_specs(settings))
+    with shown(modules):
+        functions, faults = _functions(modules.declared, settings, number)
+    names = {function.name for function in functions}
+    graph = faults or _unknown_tables(settings, names) or build_graph([_kept(one, previous) for one in functions], sink_specs(settings))
     if isinstance(graph, list):
         raise LoadError(graph)
     return graph
 
 
-def _missing(loaded: Loaded, names: set[str]) -> list[Fault]:
+def faults_beside(error: PartialLoad, settings: Settings) -> list[Fault]:
+    """Return the faults of the functions whose files could be loaded though others could not; names may be missing with those."""
+    _, faults = _functions(error.declared, settings, 0, whole=False)
+    return faults
+
+
+def _functions(
+    declared: Sequence[Loaded], settings: Settings, number: int, *, whole: bool = True
+) -> tuple[list[FunctionSpec], list[Fault]]:
+    """Return the checked functions of declarations, and every fault; unless they are the `whole` no name is known to be missing."""
+    overrides = {name: {**table.overrides, "settings": table.settings} for name, table in settings.functions.items()}
+    names = {name_of(loaded.declaration) for loaded in declared}
+    functions: list[FunctionSpec] = []
+    faults: list[Fault] = []
+    for loaded in declared:
+        made = make_function(loaded.declaration, loaded.file, loaded.line, number, overrides)
+        missing = _missing(loaded, overrides, names) if whole else []
+        if isinstance(made, list):
+            faults += missing or made  # without what it comes after its parameters cannot be judged
+        else:
+            faults += missing
+            functions.append(made)
+    return functions, faults
+
+
+def _missing(loaded: Loaded, overrides: Mapping[str, Mapping[str, Any]], names: set[str]) -> list[Fault]:
     """Return the faults of what a declared function comes after."""
-    after = loaded.declaration.options.get("after", ())
-    known = [name for name in as_list(after) if isinstance(name, str)] if isinstance(after, str | list) else []
-    return missing_faults(name_of(loaded.declaration), f"{loaded.file}:{loaded.line}", known, names)
+    name = name_of(loaded.declaration)
+    after = {**loaded.declaration.options, **overrides.get(name, {})}.get("after", ())
+    wanted = [one for one in as_list(after) if isinstance(one, str)] if isinstance(after, str | list) else []
+    return missing_faults(name, f"{loaded.file}:{loaded.line}", wanted, names)
 
 
 def _kept(function: FunctionSpec, previous: Graph | None) -> FunctionSpec:

@@ -25,6 +25,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from inspect import unwrap
 from pathlib import Path
@@ -49,6 +50,14 @@ class Loaded(msgspec.Struct, frozen=True):
     declaration: Declaration
     file: str
     line: int
+
+
+class PartialLoad(LoadError):
+    """Raised when some files cannot be loaded; `declared` are the functions of the others, which may be at fault too."""
+
+    def __init__(self, faults: Sequence[Fault], declared: tuple[Loaded, ...]) -> None:
+        super().__init__(faults)
+        self.declared = declared
 
 
 class Unit(msgspec.Struct, frozen=True):
@@ -89,7 +98,7 @@ def load(folder: Path, previous: Modules | None = None) -> Modules:
     Blocks: call it in a thread. Give the result to `publish`.
 
     Raises:
-        LoadError: with every fault of every file; nothing has changed then.
+        PartialLoad: with every fault of every file; nothing has changed then.
     """
     folder = Path(os.path.abspath(folder))  # noqa: PTH100 - resolve() would freeze a folder that is a link
     if previous is not None and previous.folder != folder:
@@ -99,7 +108,7 @@ def load(folder: Path, previous: Modules | None = None) -> Modules:
     session = _Load(folder, units, previous, faults)
     session.run()
     if faults:
-        raise LoadError(faults)
+        raise PartialLoad(faults, session.declared())
     return session.modules()
 
 
@@ -116,6 +125,16 @@ def publish(modules: Modules, previous: Modules | None = None) -> None:
         linecache.cache.pop(str(unit.path), None)
     linecache.cache.update({str(unit.path): _lines(unit) for unit in modules.units.values() if unit.source is not None})
     _stage.publish(modules.table)
+
+
+@contextmanager
+def shown(modules: Modules) -> Iterator[None]:
+    """Let `sys.modules` show a load that is not published, for what looks up the names in annotations there."""
+    _stage.show_all(modules.table)
+    try:
+        yield
+    finally:
+        _stage.hide_all()
 
 
 def python_files(folder: Path) -> Iterator[Path]:
@@ -299,13 +318,16 @@ class _Load:
             for importer in self._importers:
                 importer.settle(self.table)
 
+    def declared(self) -> tuple[Loaded, ...]:
+        """Return the functions declared so far."""
+        found = [loaded for name in self.units for loaded in self.owned.get(name, ())]
+        return tuple(sorted(found, key=lambda loaded: (loaded.file, loaded.line)))
+
     def modules(self) -> Modules:
         table = {name: self.table[name] for name in self.units}
         files = {unit.path.relative_to(self.folder).as_posix(): unit.digest for unit in self.units.values() if unit.source is not None}
-        declared = [loaded for name in table for loaded in self.owned.get(name, ())]
-        declared.sort(key=lambda loaded: (loaded.file, loaded.line))
         imports = {name: unit.names & self.units.keys() - {name} for name, unit in self.units.items()}
-        return Modules(self.folder, files, table, tuple(declared), imports, self.units, self.owned, frozenset(self.remade))
+        return Modules(self.folder, files, table, self.declared(), imports, self.units, self.owned, frozenset(self.remade))
 
     def find_spec(self, name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None) -> ModuleSpec | None:
         """Answer `importlib.import_module` while the load runs, in its thread."""
@@ -578,6 +600,16 @@ class _Stage:
                 self._restore()
                 self._load = None
                 self._saved = {}  # holds no old modules alive
+
+    def show_all(self, table: Mapping[str, ModuleType]) -> None:
+        with self._lock:
+            self._saved = {name: module for name, module in list(sys.modules.items()) if _ours(name)}
+            self._write(table)
+
+    def hide_all(self) -> None:
+        with self._lock:
+            self._write(self._saved)
+            self._saved = {}
 
     def publish(self, table: Mapping[str, ModuleType]) -> None:
         with self._lock:

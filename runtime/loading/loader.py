@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
+import sys
 import threading
 import time
 from collections import deque
@@ -12,14 +14,18 @@ from functools import partial
 
 from runtime.contracts import Clock
 from runtime.errors import Fault, LoadError
+from runtime.graph import Graph
 from runtime.loading import importer
-from runtime.loading.generation import Change, Generation, make_generation
+from runtime.loading.generation import Change, Generation, faults_beside, make_generation
+from runtime.loading.importer import Modules
 from runtime.settings import Settings
 from runtime.threads import settle
 
 log = logging.getLogger("runtime.loading")
 
 REMEMBERED = 100  # changes that history keeps
+EMPTY = hashlib.sha256(b"").hexdigest()
+FILLING = 0.25  # seconds that a file which has become empty gets to be filled
 
 
 class Loader:
@@ -82,6 +88,10 @@ class Loader:
                     log.error("generation %d goes on; the folder is broken: %s", before.number, error)  # noqa: TRY400 - the faults tell all
                 self.faults = error.faults
                 continue
+            except Exception as error:
+                log.exception("generation %d goes on; loading failed, which is a mistake of the runtime", before.number)
+                self.faults = [Fault(self._settings.functions_dir.name, f"loading failed: {type(error).__name__}: {error}")]
+                continue
             if self.faults:
                 log.info("the folder is whole again")
             self.faults = []
@@ -91,15 +101,57 @@ class Loader:
     async def _make(self, previous: Generation | None) -> Generation | None:
         """Load in a thread, which is left behind when it takes longer than `load_timeout`."""
         future: asyncio.Future[Generation | None] = asyncio.get_running_loop().create_future()
-        folder, limit = self._settings.functions_dir, self._settings.runtime.load_timeout
         job = partial(_load, self._settings, previous, self._clock.time())
-        threading.Thread(target=settle, args=(future, job), name="load", daemon=True).start()
+        thread = threading.Thread(target=settle, args=(future, job), name="load", daemon=True)
+        thread.start()
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout(self._settings.runtime.load_timeout):
                 return await future
         except TimeoutError:
-            message = f"importing took longer than load_timeout = {limit:g} s and was left behind; look for a call that hangs at import"
-            raise LoadError([Fault(folder.name, message)]) from None
+            raise LoadError([_hanging(thread, self._settings)]) from None
+
+
+def load_graph(settings: Settings) -> Graph:
+    """Return the graph of the folder as it is now, for commands that run nothing; blocks for `load_timeout` at most.
+
+    Raises:
+        LoadError: with every fault.
+    """
+    outcome: list[Generation | LoadError | BaseException | None] = []
+
+    def load() -> None:
+        try:
+            outcome.append(_load(settings, None, 0.0))
+        except BaseException as error:  # noqa: BLE001 - handed to the caller
+            outcome.append(error)
+
+    thread = threading.Thread(target=load, name="load", daemon=True)
+    thread.start()
+    thread.join(settings.runtime.load_timeout)
+    if not outcome:
+        raise LoadError([_hanging(thread, settings)])
+    made = outcome[0]
+    if isinstance(made, BaseException):
+        raise made
+    assert made is not None, "without a generation before it there is always one"
+    importer.publish(made.modules)
+    return made.graph
+
+
+def _hanging(thread: threading.Thread, settings: Settings) -> Fault:
+    """Return the fault of a load that takes too long, at the line of the folder where it hangs."""
+    folder = settings.functions_dir
+    frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 - there is no other way to see where a thread is
+    where = folder.name
+    inside = str(folder.absolute())
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file.startswith(inside):
+            where = f"{folder.name}{file.removeprefix(inside)}:{frame.f_lineno}"
+            break
+        frame = frame.f_back
+    limit = settings.runtime.load_timeout
+    return Fault(where, f"importing took longer than load_timeout = {limit:g} s and was left behind; look for a call that hangs at import")
 
 
 def _told(change: Change) -> str:
@@ -114,7 +166,21 @@ def _told(change: Change) -> str:
 def _load(settings: Settings, previous: Generation | None, now: float) -> Generation | None:
     """Return the generation that the folder makes now, or None when no file has changed."""
     began = time.perf_counter()
-    modules = importer.load(settings.functions_dir, previous.modules if previous else None)
-    if previous is not None and modules.files == previous.modules.files:
-        return None
-    return make_generation(modules, settings, previous, time=now, seconds=time.perf_counter() - began)
+    try:
+        modules = _import(settings, previous)
+        if previous is not None and modules.files == previous.modules.files:
+            return None
+        return make_generation(modules, settings, previous, time=now, seconds=time.perf_counter() - began)
+    except importer.PartialLoad as error:
+        raise LoadError([*error.faults, *faults_beside(error, settings)]) from error
+
+
+def _import(settings: Settings, previous: Generation | None) -> Modules:
+    """Import the folder; a file that has become empty gets a moment to be filled, since many programs write in two steps."""
+    before = previous.modules if previous else None
+    modules = importer.load(settings.functions_dir, before)
+    emptied = [name for name, digest in modules.files.items() if digest == EMPTY and before and before.files.get(name, EMPTY) != EMPTY]
+    if emptied:
+        time.sleep(FILLING)
+        modules = importer.load(settings.functions_dir, before)
+    return modules

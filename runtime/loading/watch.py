@@ -65,7 +65,11 @@ class Watcher:
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._hinted.wait(), self._every)
-            seen = await self._settled(loop)
+            try:
+                seen = await self._settled(loop)
+            except OSError as error:
+                log.warning("the files cannot be looked at, and are again in %g s: %s", self._every, error)
+                continue
             self._watch(loop)
             if seen != self._seen:
                 self._seen = seen

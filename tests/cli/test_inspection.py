@@ -84,7 +84,12 @@ def test_check_tells_every_fault_at_once_and_exits_2(tmp_path: Path) -> None:
     lines = done.stderr.splitlines()
     assert all(line.startswith("error: ") for line in lines)
     places = [line.removeprefix("error: ").split(": ")[0] for line in lines]
-    assert sorted(places) == ["functions/broken.py:1", "runtime.toml [admin] litsen", "runtime.toml [dispatch] order"]
+    assert sorted(places) == [
+        "functions/broken.py:1",
+        "functions/orders.py:4",
+        "runtime.toml [admin] litsen",
+        "runtime.toml [dispatch] order",
+    ]
     (tmp_path / "functions" / "broken.py").unlink()
     (tmp_path / "runtime.toml").unlink()
     done = run(tmp_path, "check", "--json")
@@ -116,6 +121,14 @@ def test_without_a_folder_of_functions_there_is_nothing_to_check(tmp_path: Path)
     assert done.returncode == 2
     assert "no such folder" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_file_that_hangs_at_import_is_told_with_its_line(tmp_path: Path) -> None:
+    write(tmp_path, "import threading\n\nthreading.Event().wait(60)\n", "[runtime]\nload_timeout = 0.3\n")
+    for arguments in (("check",), ("graph",), ("invoke", "x")):
+        done = run(tmp_path, *arguments, timeout=20)
+        assert done.returncode == 2, arguments
+        assert "error: functions/orders.py:3: importing took longer than load_timeout = 0.3 s" in done.stderr
 
 
 # --- graph --------------------------------------------------------------------------------------------

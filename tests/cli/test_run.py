@@ -8,7 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -203,3 +205,46 @@ def test_off_loopback_it_does_not_start_without_a_token(tmp_path: Path) -> None:
     done = run(project(tmp_path, '[admin]\nlisten = "0.0.0.0:0"\n'), "run")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: runtime.toml [admin] token: ")
+
+
+def test_functions_that_swallow_their_cancellation_do_not_keep_it_from_stopping(tmp_path: Path) -> None:
+    (tmp_path / "functions").mkdir()
+    (tmp_path / "functions" / "stubborn.py").write_text(
+        "import asyncio, time\nfrom pathlib import Path\nfrom runtime import function\n"
+        "@function(on='go', timeout=0.2, retries=0)\nasync def stubborn(data):\n    Path('started').touch()\n    while True:\n"
+        "        try:\n            await asyncio.sleep(60)\n        except asyncio.CancelledError:\n            pass\n"
+        "@function(on='go', timeout=0.2, retries=0)\ndef blocked(data):\n    time.sleep(60)\n"
+    )
+    (tmp_path / "runtime.toml").write_text(
+        '[runtime]\ngrace = 0.2\n[sources.web]\nplugin = "http"\nlisten = "127.0.0.1:0"\n[admin]\nlisten = "127.0.0.1:0"\n'
+    )
+    with Running(tmp_path) as running:
+        assert httpx.post(f"{running.web}/events/go", json=1).status_code == 202
+        wait_for(tmp_path / "started")
+        assert running.stop() == 0
+
+
+def wait_for(path: Path) -> None:
+    end = time.monotonic() + 20
+    while not path.exists():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_health_answers_while_running_steps_get_their_time(tmp_path: Path) -> None:
+    (tmp_path / "functions").mkdir()
+    (tmp_path / "functions" / "slow.py").write_text(
+        "import asyncio\nfrom pathlib import Path\nfrom runtime import function\n"
+        "@function(on='go')\nasync def slow(data):\n    Path('started').touch()\n"
+        "    while not Path('open').exists():\n        await asyncio.sleep(0.01)\n    return 'done'\n"
+    )
+    (tmp_path / "runtime.toml").write_text('[sources.web]\nplugin = "http"\nlisten = "127.0.0.1:0"\n[admin]\nlisten = "127.0.0.1:0"\n')
+    with Running(tmp_path) as running, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(httpx.post, f"{running.web}/events/go?wait=30", json=1, timeout=40)
+        wait_for(tmp_path / "started")
+        running.process.send_signal(signal.SIGTERM)
+        for _ in range(5):
+            assert running.api.get("/health").status_code == 200
+        (tmp_path / "open").touch()
+        assert asked.result(30).json() == "done"
+        assert running.process.wait(30) == 0

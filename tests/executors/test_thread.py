@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -101,3 +102,38 @@ def test_a_loop_that_is_closed_wants_no_result() -> None:
     loop.close()
     settle(future, lambda: 1)
     assert not future.done()
+
+
+async def test_a_burst_beyond_the_limit_leaves_no_thread_too_few() -> None:
+    gate = threading.Event()
+
+    def work(data: int) -> int:
+        return data
+
+    def hang(data: int) -> None:
+        gate.wait()
+
+    threads = Threads(limit=4)
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(threads.call(attempt_of(work)) for _ in range(40)))
+        hanging = [asyncio.ensure_future(threads.call(attempt_of(hang))) for _ in range(8)]
+        await asyncio.sleep(0.05)
+        for one in hanging:
+            one.cancel()
+        await asyncio.gather(*hanging, return_exceptions=True)
+        assert await asyncio.gather(*(threads.call(attempt_of(work)) for _ in range(20))) == [7] * 20
+    gate.set()
+    threads.close()
+
+
+async def test_context_variables_do_not_reach_the_next_call_in_the_same_thread() -> None:
+    variable: ContextVar[int] = ContextVar("leak", default=0)
+
+    def leak(data: int) -> int:
+        before = variable.get()
+        variable.set(data)
+        return before
+
+    threads = Threads(limit=1)
+    assert [await threads.call(attempt_of(leak)) for _ in range(3)] == [0, 0, 0]
+    threads.close()

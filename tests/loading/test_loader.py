@@ -100,7 +100,7 @@ async def test_a_module_that_hangs_at_import_is_left_behind(tmp_path: Path) -> N
         await bench.saved()
     (fault,) = bench.loader.faults
     assert str(fault) == (
-        "functions: importing took longer than load_timeout = 0.2 s and was left behind; look for a call that hangs at import"
+        "functions/b.py:2: importing took longer than load_timeout = 0.2 s and was left behind; look for a call that hangs at import"
     )
     (bench.folder / "b.py").unlink()
     bench.write("c.py", TWO)
@@ -137,3 +137,47 @@ async def test_a_mistyped_dependency_is_told_before_the_parameters_that_follow_f
     assert str(failure.value) == (
         'functions/a.py:6: "two" comes after "onne", which does not exist (did you mean "one"?); functions here: one, two'
     )
+
+
+async def test_names_in_annotations_of_payload_classes_are_found(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.write(
+        "a.py",
+        "from __future__ import annotations\nimport datetime\nfrom dataclasses import dataclass\nimport msgspec\n"
+        "from runtime import function\n"
+        "class Item(msgspec.Struct):\n    name: str\n"
+        "class Order(msgspec.Struct):\n    items: list[Item]\n"
+        "@dataclass\nclass When:\n    at: datetime.datetime\n"
+        "@function(on='go')\ndef one(order: Order) -> int:\n    return 1\n"
+        "@function(on='when')\ndef two(when: When) -> int:\n    return 1\n",
+    )
+    await bench.loader.load()
+    assert set(bench.loader.present.graph.by_name) == {"one", "two"}
+
+
+async def test_a_file_that_is_emptied_for_a_moment_is_read_when_it_is_filled(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.write("a.py", ONE)
+    await bench.loader.load()
+    bench.write("a.py", "")
+    saving = asyncio.create_task(bench.saved())
+    await asyncio.sleep(0.05)
+    bench.write("a.py", ONE.replace("return 1", "return 2"))
+    await saving
+    assert bench.loader.present.change.changed == ("one",)
+
+
+async def test_a_mistake_of_the_loader_itself_is_a_fault_and_not_the_end_of_reloading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(tmp_path)
+    bench.write("a.py", ONE)
+    await bench.loader.load()
+    monkeypatch.setattr("runtime.loading.loader.make_generation", lambda *_, **__: 1 / 0)
+    bench.write("a.py", ONE.replace("return 1", "return 2"))
+    await bench.saved()
+    assert [str(fault) for fault in bench.loader.faults] == ["functions: loading failed: ZeroDivisionError: division by zero"]
+    monkeypatch.undo()
+    bench.write("a.py", ONE.replace("return 1", "return 3"))
+    await bench.saved()
+    assert bench.loader.faults == []

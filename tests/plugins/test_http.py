@@ -123,7 +123,7 @@ class FailingInlet:
     def __init__(self, error: Exception) -> None:
         self._error = error
 
-    async def put(self, events: Any, *, cursor: Any = None, wait: bool = True) -> None:
+    async def put(self, events: Any, *, cursor: Any = None, wait: bool = True) -> list[str]:
         raise self._error
 
     async def call(self, event: Event, *, timeout: float | None = None, retries: int = 0) -> Any:  # noqa: ASYNC109 - the contract
