@@ -14,9 +14,10 @@ from typing import Any, ClassVar, Protocol
 
 import msgspec
 
-from runtime import parameters
+from runtime import parameters, pattern
+from runtime.errors import Fault
 from runtime.event import Event
-from runtime.records import Entry, Outcome, Shelf, Status
+from runtime.records import DEAD, FAILED, Entry, Outcome, Shelf, Status, Step
 from runtime.specs import FunctionSpec
 
 
@@ -177,6 +178,26 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     before: int | None = None
     limit: int = 100
 
+    def takes(self, entry: Entry) -> bool:
+        """Return whether an entry is one that is asked for."""
+        if self.before is not None and entry.seq >= self.before:
+            return False
+        if self.status and entry.status not in self.status:
+            return False
+        if self.type is not None and not pattern.matches(self.type, entry.event.type):
+            return False
+        if self.function is None and self.error is None:
+            return True
+        return any(self._means(step) for step in entry.steps.values())
+
+    def _means(self, step: Step) -> bool:
+        """Return whether a step is the one that is named; with an error, or for dead letters, that is the failed one."""
+        if self.function is not None and step.function != self.function:
+            return False
+        if self.error is not None:
+            return step.error is not None and step.error.type == self.error
+        return self.status != (DEAD,) or step.status == FAILED
+
 
 class Counts(msgspec.Struct, kw_only=True):
     """How many entries there are by status; `open` ones are queued, running or retrying."""
@@ -200,10 +221,14 @@ class Journal(ABC):
     It knows no functions, and no order but that of acceptance, by shelf. All calls come from one loop; a journal
     that commits elsewhere groups the calls under way into one commit. Appends, records and reads of shelves take
     effect, and are answered, in the order of the calls. An entry that is in memory is always handed out as the
-    same object. `persistent` tells whether entries survive the process.
+    same object. `persistent` tells whether entries survive the process, `faults` what is wrong though it works.
     """
 
     persistent: ClassVar[bool]
+    faults: list[Fault]
+
+    def __init__(self) -> None:
+        self.faults = []
 
     @abstractmethod
     async def open(self) -> None:

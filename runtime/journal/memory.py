@@ -9,11 +9,10 @@ from typing import Any, ClassVar
 
 from msgspec.structs import force_setattr
 
-from runtime import pattern
 from runtime.codec import to_builtins
 from runtime.contracts import Clock, Counts, Journal, Query
 from runtime.event import Event
-from runtime.records import DEAD, ENDED, FAILED, QUEUED, RETRYING, Entry, Outcome, Shelf, Status, Step, seq_of, undelivered
+from runtime.records import DEAD, ENDED, QUEUED, RETRYING, Entry, Outcome, Shelf, Status, seq_of, undelivered
 
 KEPT = 10_000  # ended entries that stay readable; dead letters stay until they are retried or discarded
 
@@ -27,6 +26,7 @@ class MemoryJournal(Journal):
     persistent: ClassVar[bool] = False
 
     def __init__(self, clock: Clock, *, dedupe: float = 3600.0, kept: int = KEPT) -> None:
+        super().__init__()
         self._clock = clock
         self._dedupe = dedupe
         self._kept = kept
@@ -171,7 +171,7 @@ class MemoryJournal(Journal):
         """Return the entries a query asks for, the newest first."""
         found: list[Entry] = []
         for entry in reversed(self._entries.values()):
-            if _answers(entry, query):
+            if query.takes(entry):
                 found.append(entry)
                 if len(found) == query.limit:
                     break
@@ -211,25 +211,3 @@ def _stands_on(entry: Entry, shelf: Shelf) -> bool:
             return entry.begun and not entry.ran
         case "sink":
             return shelf.name in undelivered(entry)
-
-
-def _answers(entry: Entry, query: Query) -> bool:
-    """Return whether an entry is one a query asks for."""
-    if query.before is not None and entry.seq >= query.before:
-        return False
-    if query.status and entry.status not in query.status:
-        return False
-    if query.type is not None and not pattern.matches(query.type, entry.event.type):
-        return False
-    if query.function is None and query.error is None:
-        return True
-    return any(_is_step(step, query) for step in entry.steps.values())
-
-
-def _is_step(step: Step, query: Query) -> bool:
-    """Return whether a step is the one a query names; a query with an error, or for dead letters, means the failed one."""
-    if query.function is not None and step.function != query.function:
-        return False
-    if query.error is not None:
-        return step.error is not None and step.error.type == query.error
-    return query.status != (DEAD,) or step.status == FAILED

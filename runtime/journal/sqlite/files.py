@@ -1,0 +1,122 @@
+"""The files beside the database: a lock, what is executing, and a reserve for a full disk."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from runtime.errors import JournalError
+
+SLOTS = 16_384  # entries that may execute at once and be marked; those beyond are not
+RESERVE = 4 * 1024 * 1024  # bytes that a full disk leaves for the outcomes of what was running
+
+
+class Lock:
+    """Keeps a second process from the journal; the file holds the id of the process that has it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def take(self, journal: Path) -> None:
+        """Take the lock.
+
+        Raises:
+            JournalError: another process has it.
+        """
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            owner = os.pread(self._file, 20, 0).decode(errors="replace").strip() or "unknown"
+            os.close(self._file)
+            raise JournalError(
+                f"{journal} is in use by process {owner}; stop that one, or give [journal] url of this one another path"
+            ) from None
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, str(os.getpid()).encode(), 0)
+
+    def release(self) -> None:
+        """Let the lock go."""
+        os.close(self._file)
+
+
+class Marks:
+    """What executes now, and the last `seq` that was committed, in memory that outlives the process.
+
+    A mapped file keeps what was written to it when the process dies in whatever way, and costs no call of the
+    system; after a power cut it may be stale, which no event is to blame for.
+    """
+
+    def __init__(self, path: Path) -> None:
+        size = 8 * (SLOTS + 1)
+        with path.open("a+b") as file:
+            file.truncate(size)
+            self._map = mmap.mmap(file.fileno(), size)
+        self._slots = memoryview(self._map).cast("Q")
+        self._taken: dict[int, int] = {}
+        self._free = list(range(SLOTS, 0, -1))
+
+    def found(self) -> list[int]:
+        """Return what was executing when the last process ended; nothing when it ended well."""
+        return [seq for seq in self._slots[1:].tolist() if seq]
+
+    def clear(self) -> None:
+        """Forget what the last process left."""
+        self._slots[1:] = memoryview(bytes(8 * SLOTS)).cast("Q")
+
+    def mark(self, seq: int) -> None:
+        """Note that an entry is executing."""
+        if self._free:
+            slot = self._taken[seq] = self._free.pop()
+            self._slots[slot] = seq
+
+    def unmark(self, seq: int) -> None:
+        """Note that an entry is not executing any more."""
+        slot = self._taken.pop(seq, 0)
+        if slot:
+            self._slots[slot] = 0
+            self._free.append(slot)
+
+    @property
+    def committed(self) -> int:
+        """The last `seq` that was committed."""
+        return int(self._slots[0])
+
+    @committed.setter
+    def committed(self, seq: int) -> None:
+        self._slots[0] = seq
+
+    def close(self) -> None:
+        """Let the file go."""
+        self._slots.release()
+        self._map.close()
+
+
+class Reserve:
+    """Space on the disk that is given up when the disk is full, so that what was running can be recorded."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the space is still held."""
+        return self._path.exists()
+
+    def hold(self) -> bool:
+        """Take the space; return whether there was enough."""
+        try:
+            with self._path.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, RESERVE)
+        except OSError:
+            self.give_up()
+            return False
+        return True
+
+    def give_up(self) -> None:
+        """Let others have the space."""
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)

@@ -1,0 +1,374 @@
+"""The journal on SQLite: nothing that was accepted is lost, whatever happens to the process.
+
+It hands its work to one thread (see `writer`) and reads for people through a connection of its own, so that a long
+search holds up no commit. Places in the order of acceptance are given on the loop, which alone calls it; rows are
+made there too, once for each event. Entries that somebody holds are found again by their `seq`, so that there is one
+object for each in this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+from weakref import WeakValueDictionary
+
+import apsw
+from msgspec.structs import force_setattr
+
+from runtime.codec import to_builtins
+from runtime.contracts import Clock, Counts, Journal, Query
+from runtime.errors import Fault, JournalError
+from runtime.journal.sqlite import reading, schema
+from runtime.journal.sqlite.files import Lock, Marks, Reserve
+from runtime.journal.sqlite.rows import CODES, INSERT, UPDATE, Row, entry_of, pack, row_of, unpack, update_of
+from runtime.journal.sqlite.schema import BEGUN
+from runtime.journal.sqlite.writer import Batch, Writer
+from runtime.records import ENDED, Entry, Outcome, Shelf
+
+PRUNED = 500  # entries that are pruned between two batches
+WAL_PAGES = 4000  # after so many pages the log is moved into the database
+MANY_STATES = 10_000  # states kept in memory
+SMALL = 64 * 1024 * 1024  # bytes up to which a file is checked as a whole when it is opened
+
+
+class SqliteJournal(Journal):
+    """See `Journal` for the contract; `keep` and `dedupe` in seconds, `max_bytes` is the size above which ended entries go earlier."""
+
+    persistent: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        path: Path,
+        clock: Clock,
+        *,
+        keep: float = 86_400.0,
+        dedupe: float = 3600.0,
+        max_bytes: int = 10_000_000_000,
+        lost: Callable[[JournalError], None] = lambda _: None,
+    ) -> None:
+        super().__init__()
+        self._path = path
+        self._clock = clock
+        self._keep = max(keep, dedupe)  # an id is known as long as its entry is there
+        self._dedupe = dedupe
+        self._max_bytes = max_bytes
+        self._lost = lost
+        self._live: WeakValueDictionary[int, Entry] = WeakValueDictionary()
+        self._states: dict[tuple[str, str | None], dict[str, Any]] = {}
+        self._seq = 0
+
+    # --- open and close -------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Make ready; see `Journal.open`."""
+        await asyncio.get_running_loop().run_in_executor(None, self._prepare)
+        self._writer = Writer(self._path, self._connect, self._marks, self._reserve, tend=self._prune, lost=self._lost)
+        self._writer.start()
+        self._readers = ThreadPoolExecutor(1, "journal-reader", initializer=self._open_reader)
+
+    def _prepare(self) -> None:
+        """Lock, check, migrate, and count the crash that the last process ended in, if it did."""
+        schema.check_header(self._path)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = Lock(self._beside("lock"))
+        except OSError as error:
+            raise JournalError(f"{self._path} cannot be opened: {error.strerror}; mend it, or give [journal] url another path") from None
+        self._lock.take(self._path)
+        try:
+            self._marks = Marks(self._beside("marks"))
+            self._reserve = Reserve(self._beside("reserve"))
+            with suppress(apsw.FullError):
+                self._reserve.hold()
+            connection = self._connect()
+            self._check(connection)
+            schema.migrate(connection)
+            self._seq = self._count_crashes(connection)
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            connection.close()
+        except (apsw.Error, OSError) as error:
+            self._lock.release()
+            told = f"{type(error).__name__}: {error}"
+            raise JournalError(f"{self._path} cannot be opened ({told}); move it away, or give [journal] url another path") from error
+        except JournalError:
+            self._lock.release()
+            raise
+
+    def _beside(self, what: str) -> Path:
+        return self._path.with_name(f"{self._path.name}.{what}")
+
+    def _connect(self) -> apsw.Connection:
+        connection = apsw.Connection(str(self._path))
+        connection.set_busy_timeout(5000)
+        for name, value in (("journal_mode", "wal"), ("synchronous", "full"), ("journal_size_limit", SMALL), ("cache_size", -32_000)):
+            connection.pragma(name, value)
+        connection.wal_autocheckpoint(WAL_PAGES)
+        return connection
+
+    def _check(self, connection: apsw.Connection) -> None:
+        if self._path.exists() and self._path.stat().st_size <= SMALL:
+            found = connection.pragma("quick_check")
+            if found != "ok":
+                raise JournalError(f"{self._path} is damaged ({found}); move it away, and mend a copy with `sqlite3 FILE .recover`")
+
+    def _count_crashes(self, connection: apsw.Connection) -> int:
+        """Charge entries that were executing when the last process ended, and return the last `seq`."""
+        executing = self._marks.found()
+        connection.execute("BEGIN IMMEDIATE")
+        connection.executemany(
+            f"UPDATE events SET crashes = crashes + 1, stage = iif(stage = {schema.RAN}, stage, {BEGUN})"  # noqa: S608 - numbers of ours
+            " WHERE seq = ? AND stage IS NOT NULL",
+            [(seq,) for seq in executing],
+        )
+        connection.execute("COMMIT")
+        self._marks.clear()
+        last = reading.last_seq(connection)
+        if self._marks.committed > last:
+            missing = self._marks.committed - last
+            message = f"{missing} events that were accepted are gone: a part of the journal was cut off or deleted outside the runtime"
+            self.faults.append(Fault(self._path.name, message))
+        self._marks.committed = last
+        return last
+
+    def _open_reader(self) -> None:
+        self._reader = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READONLY)
+        self._reader.set_busy_timeout(5000)
+
+    async def close(self) -> None:
+        """Write what is under way and let go."""
+        await self._writer.close()
+        self._readers.shutdown(wait=False, cancel_futures=True)
+        self._marks.close()
+        self._lock.release()
+
+    # --- write ----------------------------------------------------------------------------------------
+
+    async def append(
+        self, entries: Sequence[Entry], *, cursor: tuple[str, Any] | None = None, then: Callable[[list[Entry]], None] | None = None
+    ) -> list[Entry]:
+        """Accept entries; see `Journal.append`."""
+        rows = [self._row(entry) for entry in entries]
+        kept = None if cursor is None else (cursor[0], pack(cursor[1]))
+        accepted: list[Entry] = []
+
+        def answer(firsts: list[Row | None]) -> None:
+            accepted.extend(self._accepted(entry, first) for entry, first in zip(entries, firsts, strict=True))
+            if then is not None:
+                then(accepted)
+
+        work = partial(_append, list(entries), rows, kept, self._clock.time() - self._dedupe)
+        await self._writer.submit(work, then=answer, last=self._seq)
+        return accepted
+
+    def _row(self, entry: Entry) -> Row:
+        """Give an entry its place, and its event an id, and return its row."""
+        self._seq += 1
+        entry.seq = self._seq
+        if not entry.event.id:
+            force_setattr(entry.event, "id", entry.uid)
+        return row_of(entry)
+
+    def _accepted(self, entry: Entry, first: Row | None) -> Entry:
+        if first is None:
+            self._live[entry.seq] = entry
+            return entry
+        entry.seq = 0
+        return self._revive(entry_of(first))
+
+    def _revive(self, entry: Entry) -> Entry:
+        """Return the object that stands for an entry in this process."""
+        return self._live.setdefault(entry.seq, entry)
+
+    async def record(self, outcomes: Sequence[Outcome]) -> None:
+        """Record outcomes; see `Journal.record`."""
+        changed: dict[int, Entry] = {}
+        moves: list[tuple[str, str]] = []
+        emitted: list[tuple[Entry, Row]] = []
+        states: dict[tuple[str, str | None], dict[str, Any]] = {}
+        done: list[tuple[str, int]] = []
+        again: list[tuple[str, int]] = []
+        for outcome in outcomes:
+            entry = outcome.entry
+            changed[entry.seq] = entry
+            moves += _apply(outcome)
+            emitted += [(one, self._row(one)) for one in outcome.emitted]
+            if outcome.state is not None:
+                states[outcome.state[:2]] = outcome.state[2]
+            if outcome.delivered:
+                done.append((outcome.delivered, entry.seq))
+            again += [(sink, entry.seq) for sink in outcome.deliver]
+            if outcome.status in ENDED and outcome.status != "done":
+                done += [(sink, entry.seq) for sink in entry.sinks]
+        updates = [update_of(entry) for entry in changed.values()]
+        packed = [(*place, pack(state)) for place, state in states.items()]
+        work = partial(_record, updates, emitted, packed, done, again, moves, self._clock.time() - self._dedupe)
+        dropped = await self._writer.submit(work, kept=True, last=self._seq)
+        for (one, _), is_dropped in zip(emitted, dropped, strict=True):
+            if is_dropped:
+                one.seq = 0
+            else:
+                self._live[one.seq] = one
+        self._states.update(states)
+        if len(self._states) > MANY_STATES:
+            self._states.clear()
+
+    def mark(self, seq: int) -> None:
+        """Note that an entry is executing."""
+        self._marks.mark(seq)
+
+    def unmark(self, seq: int) -> None:
+        """Note that an entry is not executing any more."""
+        self._marks.unmark(seq)
+
+    def _prune(self, batch: Batch) -> None:
+        """Let some of the entries go that have ended long ago, or more of them when the file has grown too large."""
+        size = reading.used_bytes(batch.connection)
+        horizon = self._clock.time() if size > self._max_bytes else self._clock.time() - self._keep
+        reading.prune(batch.connection, horizon, PRUNED)
+
+    # --- read -----------------------------------------------------------------------------------------
+
+    async def shelves(self) -> list[Shelf]:
+        """Return the lanes and sinks for which entries wait."""
+        found: list[Shelf] = await self._writer.submit(lambda batch: reading.shelves(batch.connection), writes=False)
+        return found
+
+    async def read(self, shelf: Shelf, *, after: int = 0, limit: int = 1000) -> list[Entry]:
+        """Return the waiting entries of a shelf; see `Journal.read`."""
+        rows = await self._writer.submit(lambda batch: reading.read_shelf(batch.connection, shelf, after, limit), writes=False)
+        return [self._revive(entry) for entry in rows]
+
+    async def read_due(self, after: float, until: float) -> list[Entry]:
+        """Return delayed entries; see `Journal.read_due`."""
+        rows = await self._writer.submit(lambda batch: reading.read_due(batch.connection, after, until), writes=False)
+        return [self._revive(entry) for entry in rows]
+
+    async def waiting(self) -> int:
+        """Return how many entries wait in lanes or are delayed."""
+        count: int = await self._writer.submit(lambda batch: reading.waiting(batch.connection), writes=False)
+        return count
+
+    async def find(self, id: str) -> list[Entry]:
+        """Return the entries with this uid or event id, the newest first."""
+        return await self._look(lambda: reading.find(self._reader, id))
+
+    async def query(self, query: Query) -> list[Entry]:
+        """Return the entries a query asks for, the newest first."""
+        return await self._look(lambda: reading.query(self._reader, query))
+
+    async def effects(self, seq: int) -> list[Entry]:
+        """Return the entries that the entry `seq` emitted, in order."""
+        return await self._look(lambda: reading.effects(self._reader, seq))
+
+    async def _look(self, search: Callable[[], list[Entry]]) -> list[Entry]:
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(self._readers, search)
+        except (apsw.Error, RuntimeError) as error:
+            raise JournalError(f"{self._path} cannot be read: {type(error).__name__}: {error}") from None
+        return [self._revive(entry) for entry in found]
+
+    async def counts(self) -> Counts:
+        """Return how many entries there are by status."""
+        numbers: dict[str, int] = await self._writer.submit(lambda batch: reading.counts(batch.connection), writes=False)
+        names = {"queued": "open", "retrying": "open"}
+        sums: dict[str, int] = {}
+        for name, number in numbers.items():
+            sums[names.get(name, name)] = sums.get(names.get(name, name), 0) + number
+        return Counts(**{name: sums.get(name, 0) for name in Counts.__struct_fields__})
+
+    async def state(self, function: str, key: str | None) -> dict[str, Any]:
+        """Return a copy of the mapping recorded last for a function and key."""
+        place = (function, key)
+        if place not in self._states:
+            packed = await self._writer.submit(lambda batch: reading.state(batch.connection, function, key), writes=False)
+            self._states[place] = unpack(packed) if packed is not None else {}
+        return dict(to_builtins(self._states[place]))
+
+    async def cursor(self, source: str) -> Any:
+        """Return the cursor recorded last for a source, or None."""
+        packed = await self._writer.submit(lambda batch: reading.cursor(batch.connection, source), writes=False)
+        return None if packed is None else unpack(packed)
+
+
+def _apply(outcome: Outcome) -> list[tuple[str, str]]:
+    """Bring an entry up to date; return its move from one status to another, if it makes one."""
+    entry = outcome.entry
+    for step in outcome.steps:
+        entry.steps[step.function] = step
+    if outcome.ran is not None:
+        entry.ran = outcome.ran
+    if outcome.status is None:
+        return []
+    before, entry.status = entry.status, outcome.status
+    entry.reason = outcome.reason
+    entry.ended = outcome.at if outcome.status in ENDED else 0.0
+    if outcome.status not in ENDED:
+        entry.crashes = 0
+    return [(before, outcome.status)]
+
+
+# --- in the thread of the writer ----------------------------------------------------------------------
+
+
+def _append(entries: list[Entry], rows: list[Row], cursor: tuple[str, bytes] | None, horizon: float, batch: Batch) -> list[Row | None]:
+    """Insert entries that are new; return for each the row of the first of its id, or None when it is new."""
+    firsts = _insert(list(zip(entries, rows, strict=True)), horizon, batch)
+    if cursor is not None:
+        batch.connection.execute("INSERT OR REPLACE INTO cursors VALUES (?, ?)", cursor)
+    batch.counts["duplicates"] += sum(first is not None for first in firsts)
+    return firsts
+
+
+def _insert(pairs: list[tuple[Entry, Row]], horizon: float, batch: Batch) -> list[Row | None]:
+    connection = batch.connection
+    if not any(entry.looked_up for entry, _ in pairs):
+        connection.executemany(INSERT, [row for _, row in pairs])
+        firsts: list[Row | None] = [None] * len(pairs)
+    else:
+        firsts = []
+        for entry, row in pairs:
+            first = reading.first_of(connection, entry.event.source, entry.event.id, horizon) if entry.looked_up else None
+            if first is None:
+                connection.execute(INSERT, row)
+            firsts.append(first)
+    new = [entry for (entry, _), first in zip(pairs, firsts, strict=True) if first is None]
+    deliveries = [(sink, entry.seq) for entry in new for sink in entry.sinks]
+    if deliveries:
+        connection.executemany("INSERT INTO deliveries VALUES (?, ?)", deliveries)
+    for entry in new:
+        batch.counts[entry.status] += 1
+    return firsts
+
+
+def _record(
+    updates: list[Row],
+    emitted: list[tuple[Entry, Row]],
+    states: list[tuple[str, str | None, bytes]],
+    done: list[tuple[str, int]],
+    again: list[tuple[str, int]],
+    moves: list[tuple[str, str]],
+    horizon: float,
+    batch: Batch,
+) -> list[bool]:
+    """Write what outcomes change; return for each emitted entry whether it was dropped, since its id is known."""
+    connection = batch.connection
+    connection.executemany(UPDATE, updates)
+    firsts = _insert(emitted, horizon, batch) if emitted else []
+    if states:
+        connection.executemany("INSERT OR REPLACE INTO states VALUES (?, ?, ?)", [(name, key or "", value) for name, key, value in states])
+    if done:
+        connection.executemany("DELETE FROM deliveries WHERE sink = ? AND seq = ?", done)
+    if again:
+        connection.executemany("INSERT OR IGNORE INTO deliveries VALUES (?, ?)", again)
+    for before, after in moves:
+        batch.counts[before] -= 1
+        batch.counts[after] += 1
+    return [first is not None for first in firsts]
+
+
+assert CODES["dead"] == 3, "the schema's partial indexes name it by its code"

@@ -1,0 +1,104 @@
+"""The schema of the journal's database, and how an older one becomes the present one.
+
+`user_version` is the number of migrations that have run, each of them atomic. `events` holds what is needed to
+find an event in columns, and the rest packed (see `rows`). `stage` tells what a waiting event waits for; it is
+NULL once an event has ended, so that the indexes over waiting events stay as small as the backlog. An id is a
+column only where it is looked up: those the runtime makes lead back to their event by themselves.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import apsw
+
+from runtime.errors import JournalError
+
+APPLICATION_ID: Final = 0x66726A6C  # "frjl", in the header of the file
+
+LANE: Final = 0  # waits in the lane of its type and level
+DUE: Final = 1  # waits for its time
+BEGUN: Final = 2  # has recorded steps, or was executing in a crash
+RAN: Final = 3  # its functions have ended, sinks have not
+
+MIGRATIONS: Final = (
+    """
+    CREATE TABLE events (
+        seq       INTEGER PRIMARY KEY,
+        status    INTEGER NOT NULL,
+        stage     INTEGER,
+        type      TEXT NOT NULL,
+        level     INTEGER NOT NULL,
+        key       TEXT,
+        id        TEXT,
+        source    TEXT,
+        accepted  REAL NOT NULL,
+        due       REAL NOT NULL,
+        ended     REAL,
+        cause     INTEGER,
+        retries   INTEGER,
+        crashes   INTEGER NOT NULL DEFAULT 0,
+        reason    TEXT NOT NULL DEFAULT '',
+        event     BLOB NOT NULL,
+        steps     BLOB
+    ) STRICT;
+    CREATE INDEX lane  ON events (type, level, seq) WHERE stage = 0;
+    CREATE INDEX keyed ON events (key, level, seq) WHERE stage = 0 AND key IS NOT NULL;
+    CREATE INDEX due   ON events (due, seq) WHERE stage = 1;
+    CREATE INDEX begun ON events (seq) WHERE stage = 2;
+    CREATE INDEX dead  ON events (seq) WHERE status = 3;
+    CREATE INDEX ids   ON events (id, source) WHERE id IS NOT NULL;
+    CREATE INDEX ended ON events (ended) WHERE ended IS NOT NULL AND status <> 3;
+    CREATE INDEX cause ON events (cause) WHERE cause IS NOT NULL;
+    CREATE TABLE deliveries (sink TEXT, seq INTEGER, PRIMARY KEY (sink, seq)) STRICT, WITHOUT ROWID;
+    CREATE TABLE counts (name TEXT PRIMARY KEY, number INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE states (function TEXT, key TEXT, value BLOB NOT NULL, PRIMARY KEY (function, key)) STRICT, WITHOUT ROWID;
+    CREATE TABLE cursors (source TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+    """,
+)
+
+HEADER: Final = b"SQLite format 3\x00"
+
+
+def check_header(path: Path) -> None:
+    """See to it that a file is one of ours and not of a later version, without touching it.
+
+    Raises:
+        JournalError: it is not; says what to do.
+    """
+    try:
+        head = _head(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise JournalError(f"{path} cannot be read: {error.strerror}; mend its permissions, or give [journal] url another path") from None
+    if not head:
+        return
+    if not head.startswith(HEADER) or int.from_bytes(head[68:72], "big") != APPLICATION_ID:
+        raise JournalError(f"{path} is not a journal of function-runtime; it was left as it is: give [journal] url another path")
+    version = int.from_bytes(head[60:64], "big")
+    if version > len(MIGRATIONS):
+        raise JournalError(
+            f"{path} was written by a newer function-runtime (schema {version}, this one knows {len(MIGRATIONS)}); it was left as it is:"
+            " install that version again, or give [journal] url another path"
+        )
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(100)
+
+
+def migrate(connection: apsw.Connection) -> None:
+    """Bring a database to the present schema, one atomic step for each version."""
+    for version in range(int(connection.pragma("user_version")), len(MIGRATIONS)):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            connection.execute(MIGRATIONS[version])
+            connection.pragma("application_id", APPLICATION_ID)
+            connection.pragma("user_version", version + 1)
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")

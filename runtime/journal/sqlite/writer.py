@@ -1,0 +1,256 @@
+"""The one thread that writes: while a commit is on its way the next batch gathers, and nothing waits for a timer.
+
+Jobs run in the order they were handed in, all of a batch in one transaction; their answers are given on the loop,
+in the same order, when the commit is on disk. A disk that is full refuses what comes in from outside and keeps what
+was running: that is recorded from a reserve, or as soon as there is room. After any other error of the disk nothing
+is acknowledged any more: what the system says is written may not be (an fsync that has failed once forgets what it
+could not write), so the process has to end and begin with what is really there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections import Counter, deque
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import apsw
+import msgspec
+
+from runtime.errors import JournalError
+from runtime.journal.sqlite.files import Marks, Reserve
+
+log = logging.getLogger("runtime.journal")
+
+PATIENCE = 0.5  # seconds between two tries on a disk that is full
+PULSE = 1.0  # seconds after which the thread looks after the file when nothing comes in
+
+
+class Batch:
+    """What the jobs of one transaction are given: the connection, and changes of counts by name that go into it."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self.connection = connection
+        self.counts: Counter[str] = Counter()
+
+
+Work = Callable[[Batch], Any]
+
+
+class Job(msgspec.Struct, eq=False):
+    """Work to do in a transaction; `kept` is tried again on a full disk, `then` gets the answer before who waits for it."""
+
+    work: Work
+    future: asyncio.Future[Any]
+    writes: bool
+    kept: bool
+    then: Callable[[Any], None] | None
+    answer: Any = None
+    error: JournalError | None = None
+
+
+class Writer:
+    """Runs jobs on a connection of its own; `tend` is called between batches, `lost` when the journal has failed for good."""
+
+    def __init__(
+        self,
+        path: Path,
+        connect: Callable[[], apsw.Connection],
+        marks: Marks,
+        reserve: Reserve,
+        *,
+        tend: Work,
+        lost: Callable[[JournalError], None],
+    ) -> None:
+        self._path = path
+        self._connect = connect
+        self._marks = marks
+        self._reserve = reserve
+        self._tend = tend
+        self._lost = lost
+        self._loop = asyncio.get_running_loop()
+        self._jobs: deque[Job] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._failure: JournalError | None = None
+        self._identity = _identity(path)
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._committed = 0
+        self.is_full = False
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def submit(
+        self, work: Work, *, writes: bool = True, kept: bool = False, then: Callable[[Any], None] | None = None, last: int = 0
+    ) -> asyncio.Future[Any]:
+        """Return the future of a job's answer; `last` is the highest `seq` that it gives."""
+        future = self._loop.create_future()
+        if self._failure is not None:
+            future.set_exception(self._failure)
+            return future
+        if self.is_full and writes and not kept:
+            future.set_exception(_full(self._path))
+            return future
+        with self._changed:
+            self._committed = max(self._committed, last)
+            self._jobs.append(Job(work, future, writes, kept, then))
+            self._changed.notify()
+        return future
+
+    async def close(self) -> None:
+        """Finish what was handed in, and end the thread."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        while self._thread.is_alive():
+            await asyncio.sleep(0.001)
+
+    # --- in the thread --------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        connection = self._connect()
+        try:
+            while True:
+                with self._changed:
+                    if not self._jobs and not self._closing:
+                        self._changed.wait(PULSE)
+                    jobs, self._jobs = list(self._jobs), deque()
+                    last = self._committed
+                    closing = self._closing
+                self._commit(connection, jobs)
+                if jobs and self._failure is None:
+                    self._marks.committed = max(self._marks.committed, last)
+                if closing and not jobs:
+                    return
+                self._look_after(connection, busy=bool(jobs))
+        except BaseException as error:  # noqa: BLE001 - whatever it is, nothing is recorded any more
+            self._fail(_failure(self._path, error), [])
+        finally:
+            with suppress(apsw.Error):
+                connection.close()
+
+    def _commit(self, connection: apsw.Connection, jobs: list[Job]) -> None:
+        """Run jobs in one transaction and answer them; on a full disk refuse some, and go on until the others are done."""
+        while jobs and self._failure is None:
+            try:
+                self._transact(connection, jobs)
+            except apsw.FullError:
+                jobs = self._refuse(jobs)
+            except (apsw.Error, OSError) as error:
+                self._fail(_failure(self._path, error), jobs)
+                return
+            else:
+                self._answer(jobs)
+                return
+        self._answer(jobs)
+
+    def _transact(self, connection: apsw.Connection, jobs: list[Job]) -> None:
+        batch = Batch(connection)
+        writes = any(job.writes for job in jobs)
+        connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+        try:
+            for job in jobs:
+                job.answer = job.work(batch)
+            if batch.counts:
+                rows = list(batch.counts.items())
+                connection.executemany(
+                    "INSERT INTO counts VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET number = number + excluded.number", rows
+                )
+            self._check_file()
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+    def _check_file(self) -> None:
+        if _identity(self._path) != self._identity:
+            raise OSError(f"{self._path} was moved, deleted or replaced while it was in use")
+
+    def _refuse(self, jobs: list[Job]) -> list[Job]:
+        """Refuse what comes from outside because the disk is full; return the rest, to be tried again from the reserve."""
+        if not self.is_full:
+            self.is_full = True
+            log.critical("%s: the disk is full; events are refused until there is room", self._path)
+        refused = [job for job in jobs if job.writes and not job.kept]
+        for job in refused:
+            job.error = _full(self._path)
+        self._answer(refused)
+        if self._reserve.is_there:
+            self._reserve.give_up()
+        else:
+            threading.Event().wait(PATIENCE)
+        return [job for job in jobs if job.error is None]
+
+    def _look_after(self, connection: apsw.Connection, *, busy: bool) -> None:
+        """Take events again when the disk has room, and let the journal tend its old entries."""
+        if self._failure is not None:
+            return
+        if self.is_full and self._reserve.hold():
+            self.is_full = False
+            log.warning("%s: the disk has room again; events are taken", self._path)
+        try:
+            if not busy:
+                self._check_file()
+            if not self.is_full:
+                self._tend(Batch(connection))
+        except apsw.FullError:
+            return
+        except (apsw.Error, OSError) as error:
+            self._fail(_failure(self._path, error), [])
+
+    def _fail(self, failure: JournalError, jobs: list[Job]) -> None:
+        """Acknowledge nothing any more."""
+        with self._changed:
+            self._failure = failure
+            jobs = [*jobs, *self._jobs]
+            self._jobs.clear()
+        for job in jobs:
+            job.error = failure
+        self._answer(jobs)
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._lost, failure)
+
+    def _answer(self, jobs: list[Job]) -> None:
+        if jobs:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(_answer, jobs)
+
+
+def _answer(jobs: list[Job]) -> None:
+    """Give the answers, on the loop."""
+    for job in jobs:
+        if job.error is None and job.then is not None:
+            job.then(job.answer)
+        if job.future.done():
+            continue
+        if job.error is not None:
+            job.future.set_exception(job.error)
+        else:
+            job.future.set_result(job.answer)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        stat = os.stat(path)  # noqa: PTH116 - once for each commit
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
+
+
+def _full(path: Path) -> JournalError:
+    return JournalError(f"{path}: the disk is full; events are taken again when there is room")
+
+
+def _failure(path: Path, error: BaseException) -> JournalError:
+    hint = (
+        "; the file is damaged: move it away, and mend a copy with `sqlite3 FILE .recover`" if isinstance(error, apsw.CorruptError) else ""
+    )
+    return JournalError(f"{path}: {type(error).__name__}: {error}{hint}")
