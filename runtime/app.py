@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from runtime.clock import SystemClock
-from runtime.contracts import Clock, Inlet, Source
+from runtime.contracts import Clock, Inlet, Journal, Source
 from runtime.engine import Engine
 from runtime.errors import ConfigError, Fault, JournalError
 from runtime.inlet import HostInlet
@@ -25,6 +26,23 @@ log = logging.getLogger("runtime")
 CLOSING = 2.0  # seconds that sources get to close when everything else has stopped
 
 
+def make_journal(settings: Settings, clock: Clock, lost: Callable[[JournalError], None]) -> Journal:
+    """Return the journal that the configuration names, not open."""
+    scheme, _, path = settings.journal.url.partition(":")
+    if scheme == "memory":
+        return MemoryJournal(clock, dedupe=settings.journal.dedupe)
+    from runtime.journal.sqlite.journal import SqliteJournal  # noqa: PLC0415 - only who uses SQLite pays for it
+
+    return SqliteJournal(
+        settings.path.parent / path,
+        clock,
+        keep=settings.journal.keep,
+        dedupe=settings.journal.dedupe,
+        max_bytes=settings.journal.max_bytes,
+        lost=lost,
+    )
+
+
 class App:
     """A runtime in this process: plugins, functions, sources and sinks around one engine.
 
@@ -37,7 +55,8 @@ class App:
         self.clock = clock or SystemClock()
         self.started = self.clock.time()
         self.plugins = load_plugins(settings)
-        self.journal = MemoryJournal(self.clock, dedupe=settings.journal.dedupe)
+        self.journal = make_journal(settings, self.clock, self._on_lost)
+        self.failed = asyncio.Event()  # nothing can be recorded any more: the process has to end
         self._changed = asyncio.Event()
         self._journal_fault: Fault | None = None
         self.engine = Engine(
@@ -143,7 +162,8 @@ class App:
 
     def _on_lost(self, error: JournalError) -> None:
         self._journal_fault = Fault("journal", str(error))
-        log.critical("the journal has failed, nothing is recorded any more: %s", error)
+        log.critical("the journal has failed, and nothing is acknowledged any more: %s", error)
+        self.failed.set()
 
     # --- what others ask ------------------------------------------------------------------------------
 
@@ -159,7 +179,7 @@ class App:
 
     def faults(self) -> list[Fault]:
         """Return what is wrong now: files, plugins, sources and sinks that fail."""
-        faults = [*self.loader.faults, *self.plugins.faults]
+        faults = [*self.loader.faults, *self.plugins.faults, *self.journal.faults]
         if self._journal_fault is not None:
             faults.append(self._journal_fault)
         faults += [Fault(f"sources.{s.source.name}", s.detail) for s in self._supervisors if s.state == "failing"]

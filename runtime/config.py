@@ -43,6 +43,7 @@ EXTERNAL = {"command": "commands", "url": "remote services", "grpc": "remote ser
 """Keys of the contract in `[functions.NAME]` that are refused, never ignored, until their executor exists."""
 
 LISTEN = re.compile(r"(?:\[(?P<six>[^\s\]]*:[^\s\]]*)\]|(?P<host>[^\s:/\[\]]*)):(?P<port>[0-9]{1,5})")
+LEAVE_OUT = "leave `url` out for sqlite:.runtime/journal.db"
 LISTEN_FORM = 'expected HOST:PORT with a port of 0 … 65535, as in "127.0.0.1:8080" or "[::1]:8080"'
 
 
@@ -327,14 +328,13 @@ def _range_of(info: inspect.IntType | inspect.FloatType) -> str:
 
 
 def _fault_of_journal(url: str, found: str) -> str:
-    if url == "memory:":
+    scheme, separator, rest = url.partition(":")
+    if url == "memory:" or (scheme == "sqlite" and rest and not rest.startswith("//")):
         return ""
-    for scheme in ("sqlite:", "nats:"):
-        if url.startswith(scheme):
-            return f'expected "memory:", found a journal of "{scheme}", which is not supported yet; use "memory:" or leave `url` out'
-    scheme, separator, _ = url.partition("://")
-    shown = f'"{scheme}://…"' if separator and not found.startswith("the value") else found
-    return f'expected "memory:", found {shown}; use "memory:" or leave `url` out'
+    if scheme == "nats":
+        return f'expected "sqlite:PATH" or "memory:", found a journal of "nats:", which is not supported yet; {LEAVE_OUT}'
+    shown = f'"{scheme}:…"' if separator and not found.startswith("the value") else found
+    return f'expected "sqlite:PATH" or "memory:", found {shown}; {LEAVE_OUT}'
 
 
 def _fault_of_on(patterns: tuple[str, ...], found: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from runtime.contracts import Clock, Executor, Journal, Sink
 from runtime.errors import JournalError
@@ -130,7 +130,8 @@ class Engine:
         """Give what executes `grace` seconds to end, record it, and answer those who still wait for a result."""
         await asyncio.gather(self.pool.stop(grace), *(delivery.close(grace) for delivery in self.deliveries))
         if self._tasks and not self._tasks[0].done():
-            await self.outcomes.settled()
+            with suppress(JournalError):
+                await self.outcomes.settled()
         self.outcomes.refuse_callers()
         for task in self._tasks:
             task.cancel()

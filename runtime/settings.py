@@ -33,7 +33,7 @@ class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
 class JournalSettings(msgspec.Struct, frozen=True, kw_only=True):
     """`[journal]`: where events are recorded; `keep` and `dedupe` in seconds, `max_backlog` in events."""
 
-    url: str = "memory:"
+    url: str = "sqlite:.runtime/journal.db"
     keep: Seconds = 86_400.0
     max_bytes: Count = 10_000_000_000
     dedupe: Seconds = 3600.0

@@ -176,7 +176,9 @@ async def test_it_is_finished_when_finite_sources_have_ended_and_nothing_waits(t
 async def test_paths_of_plugins_are_relative_to_the_configuration_and_what_memory_loses_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    app = App(config.load(project(tmp_path, WEB + '[sinks.out]\nplugin = "jsonl"\npath = "out/all.jsonl"\n')))
+    app = App(
+        config.load(project(tmp_path, '[journal]\nurl = "memory:"\n' + WEB + '[sinks.out]\nplugin = "jsonl"\npath = "out/all.jsonl"\n'))
+    )
     await app.start()
     asked = asyncio.create_task(ask(app, "slow"))
     while not (tmp_path / "out" / "all.jsonl").exists() or not app.engine.dispatch.runs:

@@ -40,7 +40,7 @@ level     = "info"
 format    = "text"
 
 [journal]
-url       = "memory:"
+url       = "sqlite:.runtime/journal.db"
 keep      = 86400
 max_bytes = 10_000_000_000
 dedupe    = 3600
@@ -194,24 +194,26 @@ def test_folders_are_relative_to_the_file_unless_they_are_absolute(project: Path
         ("[log]\nformat = 1", 'runtime.toml [log] format: expected "text" or "json", found 1'),
         # the journal
         (
-            '[journal]\nurl = "sqlite:a.db"',
-            (
-                'runtime.toml [journal] url: expected "memory:", found a journal of "sqlite:", which is not supported yet; '
-                'use "memory:" or leave `url` out'
-            ),
-        ),
-        (
             '[journal]\nurl = "nats://user:hidden@host"',
             (
-                'runtime.toml [journal] url: expected "memory:", found a journal of "nats:", which is not supported yet; '
-                'use "memory:" or leave `url` out'
+                'runtime.toml [journal] url: expected "sqlite:PATH" or "memory:", found a journal of "nats:", which is not supported yet; '
+                "leave `url` out for sqlite:.runtime/journal.db"
             ),
         ),
         (
             '[journal]\nurl = "redis://user:hidden@host"',
-            'runtime.toml [journal] url: expected "memory:", found "redis://…"; use "memory:" or leave `url` out',
+            (
+                'runtime.toml [journal] url: expected "sqlite:PATH" or "memory:", found "redis:…";'
+                " leave `url` out for sqlite:.runtime/journal.db"
+            ),
         ),
-        ('[journal]\nurl = "memory"', 'runtime.toml [journal] url: expected "memory:", found "memory"; use "memory:" or leave `url` out'),
+        (
+            '[journal]\nurl = "memory"',
+            (
+                'runtime.toml [journal] url: expected "sqlite:PATH" or "memory:", found "memory";'
+                " leave `url` out for sqlite:.runtime/journal.db"
+            ),
+        ),
         # sources and sinks
         (
             '[sources.a]\nplugn = "http"',
@@ -492,7 +494,11 @@ def test_a_placeholder_that_cannot_be_filled_in_is_a_fault(project: Path, value:
     [
         ("runtime", "grace", 'expected a number of 0 or more, found the value of "${SECRET}"'),
         ("log", "level", 'expected "debug" or "info" or "warning" or "error" or "critical", found the value of "${SECRET}"'),
-        ("journal", "url", 'expected "memory:", found the value of "${SECRET}"; use "memory:" or leave `url` out'),
+        (
+            "journal",
+            "url",
+            'expected "sqlite:PATH" or "memory:", found the value of "${SECRET}"; leave `url` out for sqlite:.runtime/journal.db',
+        ),
         ("sources.a", "key", 'expected a JMESPath expression into the data, as in "customer.id", found the value of "${SECRET}"'),
         (
             "sinks.a",

@@ -80,6 +80,8 @@ async def serve(settings: Settings, *, once: bool) -> int:
     dead = (await app.stats())["dead"]
     announce(banner(app, admin.address), err=_prints_data(settings))
     await _until(stopping, app, once=once)
+    if app.failed.is_set():
+        return EXIT_FAILED  # at once: what could still be done could not be recorded
     new = (await app.stats())["dead"] - dead
     await app.stop()
     await admin.stop()
@@ -123,7 +125,7 @@ async def _start(app: App, start_admin: Callable[[], Awaitable[None]]) -> None:
 
 async def _until(stopping: asyncio.Event, app: App, *, once: bool) -> None:
     """Return when a signal came or, with `once`, when nothing is left to do."""
-    waits: list[asyncio.Task[object]] = [asyncio.create_task(stopping.wait())]
+    waits: list[asyncio.Task[object]] = [asyncio.create_task(stopping.wait()), asyncio.create_task(app.failed.wait())]
     if once:
         waits.append(asyncio.create_task(app.finished()))
     done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

@@ -71,6 +71,7 @@ class Outcomes:
         self._lost = lost
         self._pending: list[Noted] = []
         self._awake = asyncio.Event()
+        self._failure: JournalError | None = None
         self._calm = asyncio.Event()
         self._calm.set()
         self._idle = asyncio.Event()
@@ -159,8 +160,14 @@ class Outcomes:
         return not self._calm.is_set()
 
     async def settled(self) -> None:
-        """Return when everything that came in is recorded."""
+        """Return when everything that came in is recorded.
+
+        Raises:
+            JournalError: the journal has failed, and it is not.
+        """
         await self._idle.wait()
+        if self._failure is not None:
+            raise self._failure
 
     # --- and are recorded -----------------------------------------------------------------------------
 
@@ -190,7 +197,8 @@ class Outcomes:
         self._pending = batch + self._pending
         self._calm.set()
         self._idle.set()
-        self._lost(error if isinstance(error, JournalError) else JournalError(f"{type(error).__name__}: {error}"))
+        self._failure = error if isinstance(error, JournalError) else JournalError(f"{type(error).__name__}: {error}")
+        self._lost(self._failure)
 
     def _let_go(self, noted: Noted) -> None:
         for entry in noted.outcome.emitted:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
 import apsw
+import msgspec
 from msgspec.structs import force_setattr
 
 from runtime.codec import to_builtins
@@ -34,6 +35,17 @@ PRUNED = 500  # entries that are pruned between two batches
 WAL_PAGES = 4000  # after so many pages the log is moved into the database
 MANY_STATES = 10_000  # states kept in memory
 SMALL = 64 * 1024 * 1024  # bytes up to which a file is checked as a whole when it is opened
+
+
+class Changes(msgspec.Struct):
+    """What a record changes, as rows: updated entries, emitted ones, states, rows of deliveries that go and come, moves of status."""
+
+    updates: list[Row] = []
+    emitted: list[tuple[Entry, Row]] = []
+    states: list[tuple[str, str | None, bytes]] = []
+    delivered: list[tuple[str, int]] = []
+    deliver: list[tuple[str, int]] = []
+    moves: list[tuple[str, str]] = []
 
 
 class SqliteJournal(Journal):
@@ -66,12 +78,12 @@ class SqliteJournal(Journal):
 
     async def open(self) -> None:
         """Make ready; see `Journal.open`."""
-        await asyncio.get_running_loop().run_in_executor(None, self._prepare)
-        self._writer = Writer(self._path, self._connect, self._marks, self._reserve, tend=self._prune, lost=self._lost)
+        connection = await asyncio.get_running_loop().run_in_executor(None, self._prepare)
+        self._writer = Writer(self._path, connection, self._marks, self._reserve, tend=self._prune, lost=self._lost)
         self._writer.start()
         self._readers = ThreadPoolExecutor(1, "journal-reader", initializer=self._open_reader)
 
-    def _prepare(self) -> None:
+    def _prepare(self) -> apsw.Connection:
         """Lock, check, migrate, and count the crash that the last process ended in, if it did."""
         schema.check_header(self._path)
         try:
@@ -90,7 +102,7 @@ class SqliteJournal(Journal):
             schema.migrate(connection)
             self._seq = self._count_crashes(connection)
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-            connection.close()
+            return connection
         except (apsw.Error, OSError) as error:
             self._lock.release()
             told = f"{type(error).__name__}: {error}"
@@ -186,29 +198,26 @@ class SqliteJournal(Journal):
 
     async def record(self, outcomes: Sequence[Outcome]) -> None:
         """Record outcomes; see `Journal.record`."""
-        changed: dict[int, Entry] = {}
-        moves: list[tuple[str, str]] = []
-        emitted: list[tuple[Entry, Row]] = []
+        changes = Changes()
+        entries: dict[int, Entry] = {}
         states: dict[tuple[str, str | None], dict[str, Any]] = {}
-        done: list[tuple[str, int]] = []
-        again: list[tuple[str, int]] = []
         for outcome in outcomes:
             entry = outcome.entry
-            changed[entry.seq] = entry
-            moves += _apply(outcome)
-            emitted += [(one, self._row(one)) for one in outcome.emitted]
+            entries[entry.seq] = entry
+            changes.moves += _apply(outcome)
+            changes.emitted += [(one, self._row(one)) for one in outcome.emitted]
             if outcome.state is not None:
                 states[outcome.state[:2]] = outcome.state[2]
             if outcome.delivered:
-                done.append((outcome.delivered, entry.seq))
-            again += [(sink, entry.seq) for sink in outcome.deliver]
-            if outcome.status in ENDED and outcome.status != "done":
-                done += [(sink, entry.seq) for sink in entry.sinks]
-        updates = [update_of(entry) for entry in changed.values()]
-        packed = [(*place, pack(state)) for place, state in states.items()]
-        work = partial(_record, updates, emitted, packed, done, again, moves, self._clock.time() - self._dedupe)
+                changes.delivered.append((outcome.delivered, entry.seq))
+            elif outcome.status in ENDED:
+                changes.delivered += [(sink, entry.seq) for sink in entry.sinks]
+            changes.deliver += [(sink, entry.seq) for sink in outcome.deliver]
+        changes.updates = [update_of(entry) for entry in entries.values()]
+        changes.states = [(*place, pack(state)) for place, state in states.items()]
+        work = partial(_record, changes, self._clock.time() - self._dedupe)
         dropped = await self._writer.submit(work, kept=True, last=self._seq)
-        for (one, _), is_dropped in zip(emitted, dropped, strict=True):
+        for (one, _), is_dropped in zip(changes.emitted, dropped, strict=True):
             if is_dropped:
                 one.seq = 0
             else:
@@ -345,27 +354,19 @@ def _insert(pairs: list[tuple[Entry, Row]], horizon: float, batch: Batch) -> lis
     return firsts
 
 
-def _record(
-    updates: list[Row],
-    emitted: list[tuple[Entry, Row]],
-    states: list[tuple[str, str | None, bytes]],
-    done: list[tuple[str, int]],
-    again: list[tuple[str, int]],
-    moves: list[tuple[str, str]],
-    horizon: float,
-    batch: Batch,
-) -> list[bool]:
+def _record(changes: Changes, horizon: float, batch: Batch) -> list[bool]:
     """Write what outcomes change; return for each emitted entry whether it was dropped, since its id is known."""
     connection = batch.connection
-    connection.executemany(UPDATE, updates)
-    firsts = _insert(emitted, horizon, batch) if emitted else []
-    if states:
-        connection.executemany("INSERT OR REPLACE INTO states VALUES (?, ?, ?)", [(name, key or "", value) for name, key, value in states])
-    if done:
-        connection.executemany("DELETE FROM deliveries WHERE sink = ? AND seq = ?", done)
-    if again:
-        connection.executemany("INSERT OR IGNORE INTO deliveries VALUES (?, ?)", again)
-    for before, after in moves:
+    connection.executemany(UPDATE, changes.updates)
+    firsts = _insert(changes.emitted, horizon, batch) if changes.emitted else []
+    if changes.states:
+        rows = [(function, key or "", value) for function, key, value in changes.states]
+        connection.executemany("INSERT OR REPLACE INTO states VALUES (?, ?, ?)", rows)
+    if changes.delivered:
+        connection.executemany("DELETE FROM deliveries WHERE sink = ? AND seq = ?", changes.delivered)
+    if changes.deliver:
+        connection.executemany("INSERT OR IGNORE INTO deliveries VALUES (?, ?)", changes.deliver)
+    for before, after in changes.moves:
         batch.counts[before] -= 1
         batch.counts[after] += 1
     return [first is not None for first in firsts]

@@ -43,6 +43,7 @@ def shelves(connection: apsw.Connection) -> list[Shelf]:
 
 def read_shelf(connection: apsw.Connection, shelf: Shelf, after: int, limit: int) -> list[Entry]:
     """Return the entries of a shelf above a `seq`."""
+    values: tuple[str | int, ...]
     match shelf.kind:
         case "lane":
             where, values = f"stage = {LANE} AND type = ? AND level = ? AND seq > ?", (shelf.name, shelf.level, after)
@@ -66,16 +67,13 @@ def read_due(connection: apsw.Connection, after: float, until: float) -> list[En
 def waiting(connection: apsw.Connection) -> int:
     """Return how many entries wait in lanes or are delayed."""
     sql = f"SELECT (SELECT count(*) FROM events WHERE stage = {LANE}) + (SELECT count(*) FROM events WHERE stage = {DUE})"  # noqa: S608
-    return int(connection.execute(sql).fetchone()[0])
+    return _number(connection, sql)
 
 
 def last_seq(connection: apsw.Connection) -> int:
     """Return the highest `seq` that was ever given, as far as the database knows."""
-    return int(
-        connection.execute(
-            "SELECT max(coalesce((SELECT max(seq) FROM events), 0), coalesce((SELECT number FROM counts WHERE name = 'pruned'), 0))"
-        ).fetchone()[0]
-    )
+    there = _number(connection, "SELECT coalesce(max(seq), 0) FROM events")
+    return max(there, _number(connection, "SELECT coalesce(max(number), 0) FROM counts WHERE name = 'pruned'"))
 
 
 def counts(connection: apsw.Connection) -> dict[str, int]:
@@ -165,3 +163,8 @@ def prune(connection: apsw.Connection, horizon: float, limit: int) -> int:
 
 def _entries(connection: apsw.Connection, sql: str, values: tuple[object, ...]) -> list[Entry]:
     return [entry_of(row) for row in connection.execute(sql, values)]
+
+
+def _number(connection: apsw.Connection, sql: str) -> int:
+    (number,) = next(connection.execute(sql))
+    return int(number)

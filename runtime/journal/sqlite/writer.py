@@ -60,7 +60,7 @@ class Writer:
     def __init__(
         self,
         path: Path,
-        connect: Callable[[], apsw.Connection],
+        connection: apsw.Connection,
         marks: Marks,
         reserve: Reserve,
         *,
@@ -68,7 +68,7 @@ class Writer:
         lost: Callable[[JournalError], None],
     ) -> None:
         self._path = path
-        self._connect = connect
+        self._connection = connection
         self._marks = marks
         self._reserve = reserve
         self._tend = tend
@@ -109,13 +109,13 @@ class Writer:
         with self._changed:
             self._closing = True
             self._changed.notify()
-        while self._thread.is_alive():
+        while self._thread.is_alive():  # noqa: ASYNC110 - a thread has no event for it
             await asyncio.sleep(0.001)
 
     # --- in the thread --------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        connection = self._connect()
+        connection = self._connection
         try:
             while True:
                 with self._changed:

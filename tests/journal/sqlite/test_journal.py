@@ -2,21 +2,191 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import os
+import re
+import shutil
 from pathlib import Path
+from typing import Any
 
+import apsw
 import pytest
 
-from runtime.contracts import Clock, Journal
+from runtime import JournalError
+from runtime.contracts import Clock, Journal, Query
+from runtime.journal.sqlite import schema
+from runtime.journal.sqlite.files import Reserve
 from runtime.journal.sqlite.journal import SqliteJournal
-from runtime.testing import JournalSuite
+from runtime.journal.sqlite.writer import Writer
+from runtime.records import DEAD, DISCARDED, DONE, RETRYING, Outcome, Shelf, Step, StepError
+from runtime.testing import START, JournalSuite, VirtualClock, entry
 
 
 class TestSqliteJournal(JournalSuite):
     @pytest.fixture(autouse=True)
-    def _folder(self, tmp_path: Path) -> Iterator[None]:
+    def _folder(self, tmp_path: Path) -> None:
         self.folder = tmp_path
-        yield
 
     def make(self, clock: Clock) -> Journal:
         return SqliteJournal(self.folder / "journal.db", clock, dedupe=60.0)
+
+
+async def opened(folder: Path, clock: VirtualClock | None = None, **options: Any) -> SqliteJournal:
+    journal = SqliteJournal(folder / "journal.db", clock or VirtualClock(), **options)
+    await journal.open()
+    return journal
+
+
+async def test_everything_is_there_again_after_it_was_closed(tmp_path: Path) -> None:
+    journal = await opened(tmp_path)
+    entries = [entry(id="a", data={"n": 1}, key="k", sinks=("x",)), entry("b", due=START + 50), entry("c")]
+    await journal.append(entries, cursor=("lines", {"offset": 7}))
+    step = Step("f", RETRYING, 1, error=StepError("E", "no"), due=START + 9)
+    effect = entry("next", cause=entries[2].seq)
+    await journal.record([Outcome(entry=entries[0], steps=[step], state=("f", None, {"n": [1, b"x"]}))])
+    await journal.record(
+        [Outcome(entry=entries[2], steps=[Step("g", DONE, 1, result={"r": 1})], emitted=[effect], ran=True, status=DONE, at=START)]
+    )
+    await journal.close()
+
+    journal = await opened(tmp_path)
+    (first,) = await journal.find("a")
+    assert (first.seq, first.event, first.steps, first.sinks) == (1, entries[0].event, {"f": step}, ("x",))
+    assert [one.seq for one in await journal.read(Shelf("begun"))] == [1]
+    assert [one.seq for one in await journal.read(Shelf("sink", "x"))] == [1]
+    assert [one.seq for one in await journal.read_due(0, START + 99)] == [2]
+    (done,) = await journal.find(entries[2].uid)
+    assert (done.status, done.ended, done.steps["g"].result, done.ran) == (DONE, START, {"r": 1}, True)
+    assert [one.event.id for one in await journal.effects(done.seq)] == [effect.event.id]
+    assert await journal.find(effect.event.id) != []
+    assert await journal.state("f", None) == {"n": [1, b"x"]}
+    assert await journal.cursor("lines") == {"offset": 7}
+    counts = await journal.counts()
+    assert (counts.open, counts.done, counts.accepted) == (3, 1, 4)
+    later = entry()
+    await journal.append([later])
+    assert later.seq == 5
+    await journal.close()
+
+
+async def test_many_calls_at_once_share_a_commit_and_keep_their_order(tmp_path: Path) -> None:
+    journal = await opened(tmp_path)
+    batches = [[entry(id=f"{number}-{one}") for one in range(3)] for number in range(100)]
+    await asyncio.gather(*(journal.append(batch) for batch in batches))
+    assert [one.seq for batch in batches for one in batch] == list(range(1, 301))
+    assert len(await journal.read(Shelf("lane", "test", 4))) == 300
+    same = [entry(id="same") for _ in range(50)]
+    found = await asyncio.gather(*(journal.append([one]) for one in same))
+    assert {one.seq for (one,) in found} == {same[0].seq}
+    assert (await journal.counts()).duplicates == 49
+    await journal.close()
+
+
+async def test_what_was_executing_when_the_process_died_is_charged_a_crash(tmp_path: Path) -> None:
+    journal = await opened(tmp_path)
+    entries = [entry() for _ in range(4)]
+    await journal.append(entries)
+    for seq in (2, 3, 4):
+        journal.mark(seq)
+    journal.unmark(4)
+    await journal.record([Outcome(entry=entries[2], status=DONE, at=START)])
+    journal._lock.release()  # the process is gone, and nothing was let go
+    copied = tmp_path / "after"
+    shutil.copytree(tmp_path, copied, ignore=shutil.ignore_patterns("after"))
+    after = await opened(copied)
+    assert {one.seq: one.crashes for one in await after.read(Shelf("begun"))} == {2: 1}
+    assert [one.seq for one in await after.read(Shelf("lane", "test", 4))] == [1, 4]
+    await after.close()
+    again = await opened(copied)
+    assert [one.crashes for one in await again.read(Shelf("begun"))] == [1], "a clean stop charges nothing"
+    await again.close()
+    await journal._writer.close()
+
+
+async def test_ended_entries_go_after_a_while_and_dead_letters_stay(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    journal = await opened(tmp_path, clock, keep=100.0, dedupe=50.0)
+    entries = [entry(id=str(number)) for number in range(3)]
+    await journal.append(entries)
+    await journal.record(
+        [Outcome(entry=one, status=status, at=START) for one, status in zip(entries, (DONE, DEAD, DISCARDED), strict=True)]
+    )
+    await clock.advance(101)
+    async with asyncio.timeout(10):
+        while (await journal.counts()).accepted > 1:
+            await asyncio.sleep(0.01)
+    assert [one.seq for one in await journal.query(Query())] == [2]
+    await journal.close()
+    journal = await opened(tmp_path, clock)
+    later = entry()
+    await journal.append([later])
+    assert later.seq == 4, "a place is never given twice"
+    await journal.close()
+
+
+async def test_a_second_process_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
+    journal = await opened(tmp_path)
+    with pytest.raises(JournalError, match=rf"journal.db is in use by process {os.getpid()}; stop that one, or give \[journal\] url"):
+        await opened(tmp_path)
+    await journal.close()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"something else", "is not a journal of function-runtime; it was left as it is"),
+        (b"SQLite format 3\x00" + bytes(84), "is not a journal of function-runtime; it was left as it is"),
+        (
+            b"SQLite format 3\x00" + bytes(44) + (99).to_bytes(4, "big") + bytes(4) + schema.APPLICATION_ID.to_bytes(4, "big") + bytes(28),
+            "was written by a newer function-runtime (schema 99, this one knows 1); it was left as it is",
+        ),
+    ],
+)
+async def test_a_file_that_is_not_ours_is_refused_and_left_as_it_is(tmp_path: Path, content: bytes, message: str) -> None:
+    file = tmp_path / "journal.db"
+    file.write_bytes(content)
+    with pytest.raises(JournalError, match=re.escape(message)):
+        await opened(tmp_path)
+    assert file.read_bytes() == content
+    assert [path.name for path in tmp_path.iterdir()] == ["journal.db"]
+
+
+async def test_a_file_that_is_replaced_while_it_is_in_use_ends_the_journal(tmp_path: Path) -> None:
+    lost: list[JournalError] = []
+    journal = await opened(tmp_path, lost=lost.append)
+    (tmp_path / "journal.db").unlink()
+    with pytest.raises(JournalError, match="was moved, deleted or replaced while it was in use"):
+        await journal.append([entry()])
+    with pytest.raises(JournalError):
+        await journal.append([entry()])
+    await asyncio.sleep(0)
+    assert len(lost) == 1
+    await journal.close()
+
+
+async def test_a_full_disk_refuses_what_comes_in_and_records_what_was_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = await opened(tmp_path)
+    one = entry()
+    await journal.append([one])
+    room = False
+    transact = Writer._transact
+
+    def full(self: Writer, connection: Any, jobs: Any) -> None:
+        if not room and any(job.writes for job in jobs) and (tmp_path / "journal.db.reserve").exists():
+            raise apsw.FullError("disk is full")
+        transact(self, connection, jobs)
+
+    monkeypatch.setattr(Writer, "_transact", full)
+    monkeypatch.setattr(Reserve, "hold", lambda self: room)
+    with pytest.raises(JournalError, match="the disk is full; events are taken again when there is room"):
+        await journal.append([entry()])
+    await journal.record([Outcome(entry=one, steps=[Step("f", DONE, 1)], ran=True, status=DONE, at=START)])
+    with pytest.raises(JournalError, match="the disk is full"):
+        await journal.append([entry()])
+    room = True
+    async with asyncio.timeout(10):
+        while journal._writer.is_full:
+            await asyncio.sleep(0.01)
+    await journal.append([entry()])
+    assert (await journal.counts()).done == 1
+    await journal.close()
