@@ -1,13 +1,14 @@
 # make run    starts the sample system            make test   passes all tests
 # make lint   ruff and mypy                       make fix    what ruff can mend by itself
 # make wheel  proves the wheel in a fresh venv    make bench  measures what the speed claims rest on
+# make soak   kills it for minutes
 # make clean  removes .venv and what tools leave behind
 
 PYTHON ?= python3
 BIN    := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fix wheel bench clean
+.PHONY: help run test soak lint fix wheel bench clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -27,6 +28,9 @@ run: .venv/installed
 
 test: .venv/developing
 	$(BIN)/python -m pytest
+
+soak: .venv/developing
+	$(BIN)/python -m pytest -m soak tests/faults
 
 lint: .venv/developing
 	$(BIN)/ruff check .

@@ -69,7 +69,8 @@ class Entry(msgspec.Struct, kw_only=True, weakref=True, eq=False):
     event it was emitted by, `hops` how many emissions lie behind it, `crashes` how often the process died
     while it was executing. `looked_up` is False for ids that cannot come twice.
 
-    `rank` and `held` belong to dispatch and are not kept by a journal: entries go by `(rank, seq)`.
+    `rank`, `held` and `standing` (in a lane) belong to dispatch and are not kept by a journal: entries go by
+    `(rank, seq)`.
     """
 
     event: Event
@@ -89,6 +90,7 @@ class Entry(msgspec.Struct, kw_only=True, weakref=True, eq=False):
     looked_up: bool = True
     rank: float = 0.0
     held: bool = False
+    standing: bool = False
 
     @property
     def level(self) -> int:

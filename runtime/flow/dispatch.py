@@ -89,6 +89,7 @@ class Dispatch:
         self._graph: Graph | None = None
         self.generation = 0
         self._lanes: dict[tuple[str, int], Lane] = {}
+        self._many_lanes = MANY_LANES
         self._heads: list[tuple[float, int, Lane]] = []
         self._gates: dict[str, Gate] = {}
         self._ready: deque[tuple[Run, int]] = deque()
@@ -164,15 +165,20 @@ class Dispatch:
         place = (type, level)
         lane = self._lanes.get(place)
         if lane is None:
-            if len(self._lanes) >= MANY_LANES:
+            if len(self._lanes) >= self._many_lanes:
                 self._lanes = {place: lane for place, lane in self._lanes.items() if lane or lane.more}
+                self._many_lanes = max(MANY_LANES, 2 * len(self._lanes))
             lane = self._lanes[place] = Lane(type, level)
         return lane
 
     def _enter(self, entry: Entry) -> None:
+        if entry.standing:
+            return  # it was overtaken, and has stood here ever since
+        entry.standing = True
         lane = self._lane(entry)
         lane.add(entry)
-        if not lane.blocked and lane.head() is entry:
+        if lane.head() is entry:
+            lane.blocked = False  # a lane that had stepped aside may have another place now
             heapq.heappush(self._heads, (entry.rank, entry.seq, lane))
 
     def release(self, entry: Entry) -> None:
@@ -227,6 +233,7 @@ class Dispatch:
         for lane in self._lanes.values():
             while lane.blocked and lane.plan and not lane.plan.functions and (head := lane.head()) and head.accepted < horizon:
                 expired.append(lane.pop())
+                expired[-1].standing = False
                 self.waiting -= 1
             self._feed_lane(lane)
         return expired
@@ -259,6 +266,7 @@ class Dispatch:
     def _pop(self, lane: Lane) -> Entry:
         """Take the head of the first lane, and give the lane the place of its next one."""
         entry = lane.pop()
+        entry.standing = False
         if lane.more:
             self._feed_lane(lane)
         following = lane.head()

@@ -324,3 +324,38 @@ async def test_when_the_backlog_is_full_sources_wait_and_nothing_is_dropped() ->
         await bringing
         await bench.settled()
         assert seen == list(range(50))
+
+
+async def test_an_event_that_is_overtaken_again_and_again_stands_in_its_lane_once() -> None:
+    never = asyncio.Event()
+
+    def declare() -> None:
+        @function(on="slow", concurrency=1, timeout=1000)
+        async def slow(data: int) -> None:
+            await never.wait()
+
+        @function(on="fast")
+        async def fast(data: int) -> None: ...
+
+    async with Bench(declare, order="priority", aging=0.0) as bench:
+        await bench.put("slow", 0)
+        await bench.settled()
+        await bench.put("slow", 1, key="k")
+        for number in range(100):
+            await bench.put("fast", number, key="k", priority=9)
+            await bench.settled()
+        assert sum(len(lane) for lane in bench.engine.dispatch._lanes.values()) == 1
+        assert bench.engine.dispatch.waiting == 1
+
+
+async def test_very_many_types_do_not_make_each_new_one_slow() -> None:
+    def declare() -> None:
+        @function(on="t.*")
+        async def take(data: int) -> None: ...
+
+    async with Bench(lambda: None, in_flight=1) as bench:
+        bench.engine.adopt(graph_of(declare), 1)
+        bench.engine.adopt(graph_of(lambda: None), 2)
+        for number in range(10_050):
+            await bench.put(f"t.{number}", number)
+        assert bench.engine.dispatch._many_lanes == 20_000

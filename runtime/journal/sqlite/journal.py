@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -84,7 +83,7 @@ class SqliteJournal(Journal):
         self._readers = ThreadPoolExecutor(1, "journal-reader", initializer=self._open_reader)
 
     def _prepare(self) -> apsw.Connection:
-        """Lock, check, migrate, and count the crash that the last process ended in, if it did."""
+        """Lock, check and take up the database."""
         schema.check_header(self._path)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,16 +92,7 @@ class SqliteJournal(Journal):
             raise JournalError(f"{self._path} cannot be opened: {error.strerror}; mend it, or give [journal] url another path") from None
         self._lock.take(self._path)
         try:
-            self._marks = Marks(self._beside("marks"))
-            self._reserve = Reserve(self._beside("reserve"))
-            with suppress(apsw.FullError):
-                self._reserve.hold()
-            connection = self._connect()
-            self._check(connection)
-            schema.migrate(connection)
-            self._seq = self._count_crashes(connection)
-            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-            return connection
+            return self._take_up()
         except (apsw.Error, OSError) as error:
             self._lock.release()
             told = f"{type(error).__name__}: {error}"
@@ -110,6 +100,18 @@ class SqliteJournal(Journal):
         except JournalError:
             self._lock.release()
             raise
+
+    def _take_up(self) -> apsw.Connection:
+        """Return the connection that writes, with the database in its present schema and the last crash charged."""
+        self._marks = Marks(self._beside("marks"))
+        self._reserve = Reserve(self._beside("reserve"))
+        self._reserve.hold()
+        connection = self._connect()
+        self._check(connection)
+        schema.migrate(connection)
+        self._seq = self._count_crashes(connection)
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        return connection
 
     def _beside(self, what: str) -> Path:
         return self._path.with_name(f"{self._path.name}.{what}")

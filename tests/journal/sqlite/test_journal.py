@@ -18,7 +18,7 @@ from runtime.journal.sqlite import schema
 from runtime.journal.sqlite.files import Reserve
 from runtime.journal.sqlite.journal import SqliteJournal
 from runtime.journal.sqlite.writer import Writer
-from runtime.records import DEAD, DISCARDED, DONE, RETRYING, Outcome, Shelf, Step, StepError
+from runtime.records import DEAD, DISCARDED, DONE, RETRYING, Outcome, Shelf, Status, Step, StepError
 from runtime.testing import START, JournalSuite, VirtualClock, entry
 
 
@@ -108,9 +108,8 @@ async def test_ended_entries_go_after_a_while_and_dead_letters_stay(tmp_path: Pa
     journal = await opened(tmp_path, clock, keep=100.0, dedupe=50.0)
     entries = [entry(id=str(number)) for number in range(3)]
     await journal.append(entries)
-    await journal.record(
-        [Outcome(entry=one, status=status, at=START) for one, status in zip(entries, (DONE, DEAD, DISCARDED), strict=True)]
-    )
+    ends: list[Status] = [DONE, DEAD, DISCARDED]
+    await journal.record([Outcome(entry=one, status=status, at=START) for one, status in zip(entries, ends, strict=True)])
     await clock.advance(101)
     async with asyncio.timeout(10):
         while (await journal.counts()).accepted > 1:
