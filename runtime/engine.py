@@ -22,7 +22,7 @@ from runtime.flow.lanes import Ranking
 from runtime.flow.outcomes import Outcomes
 from runtime.flow.router import Router
 from runtime.graph import Graph
-from runtime.records import DEAD, DISCARDED, QUEUED, RETRYING, RUNNING, Entry, Outcome, Status
+from runtime.records import DEAD, DISCARDED, ENDED, QUEUED, RUNNING, Entry, Outcome, Status
 from runtime.settings import DispatchSettings
 from runtime.specs import SinkSpec
 from runtime.worker import Pool
@@ -199,8 +199,6 @@ class Engine:
 
     def reason(self, entry: Entry) -> str:
         """Return why an entry waits or ended as it did; empty when there is nothing to say."""
-        if entry.status in (QUEUED, RETRYING) and not entry.reason:
-            plan = self.router.plan(entry.event.type)
-            if not plan.functions and not entry.ran:
-                return "no function"
-        return entry.reason
+        if entry.status in ENDED or entry.reason or entry.ran or entry.seq in self.dispatch.runs:
+            return entry.reason
+        return self.dispatch.why(entry)

@@ -142,6 +142,7 @@ UNTESTED = {
     "runtime.contracts": "the suites in runtime.testing are about nothing else",
     "runtime.threads": "tests/executors/test_thread.py",
     "runtime.engine": "every test that uses tests/support.py runs on it",
+    "runtime.flow.gates": "tests/flow/test_dispatch.py",
     "runtime.flow.keys": "tests/flow/test_dispatch.py",
     "runtime.flow.lanes": "tests/flow/test_dispatch.py: they are what dispatch is made of",
     "runtime.flow.run": "tests/test_worker.py: what a run decides shows only when it is executed",
@@ -173,7 +174,7 @@ def test_every_module_has_a_test_file_or_a_reason() -> None:
 
 
 def test_modules_and_functions_stay_readable() -> None:
-    longest = {"runtime.loading.importer": 640, "runtime.flow.dispatch": 460}  # one mechanism each, told in its essay
+    longest = {"runtime.loading.importer": 640, "runtime.flow.dispatch": 420}  # one mechanism each, told in its essay
     for module, path in MODULES.items():
         text = path.read_text()
         assert text.count("\n") <= longest.get(module, 400), f"{module} is too long"

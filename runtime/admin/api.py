@@ -81,7 +81,7 @@ class Api:
         planned = [step.name for step in (*plan.functions, *plan.sinks)]
         effects = await self._app.journal.effects(entry.seq)
         shape = entry_shape(entry, self._app.engine.live(), self._app.engine.reason(entry))
-        return answer(shape | details_shape(entry, planned=planned, effects=effects, others=others))
+        return answer(shape | details_shape(entry, now=self._app.clock.time(), planned=planned, effects=effects, others=others))
 
     async def _find(self, request: Request) -> tuple[Entry, list[Entry]]:
         id = request.path_params["id"]

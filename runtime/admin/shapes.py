@@ -61,19 +61,26 @@ def _error_of(entry: Entry) -> dict[str, Any] | None:
     return None
 
 
-def details_shape(entry: Entry, *, planned: Iterable[str], effects: Iterable[Entry], others: Iterable[Entry]) -> dict[str, Any]:
-    """Return what there is to know of one event beyond `entry_shape`.
+def details_shape(entry: Entry, *, now: float, planned: Iterable[str], effects: Iterable[Entry], others: Iterable[Entry]) -> dict[str, Any]:
+    """Return what there is to know of one event beyond `entry_shape`; `now` is Unix time.
 
     `planned` are the names of the functions and sinks of its plan in order: the steps are listed in that
     order, and while the event is open those that nobody has tried yet are `pending`.
     """
     return {
         "event": cloudevents.to_dict(entry.event),
+        "waited": _waited(entry, now),
         "causation": entry.event.extensions.get("causationid"),
         "effects": [effect.event.id for effect in effects],
         "steps": [_step_shape(step) for step in _steps_of(entry, planned)],
         "others": [other.uid for other in others],
     }
+
+
+def _waited(entry: Entry, now: float) -> float:
+    """Return the seconds from when an event could run to when something of it did, or until now."""
+    began = min((step.started for step in entry.steps.values() if step.started), default=entry.ended or now)
+    return round(max(began - max(entry.accepted, entry.due), 0.0), 6)
 
 
 def _steps_of(entry: Entry, planned: Iterable[str]) -> list[Step]:

@@ -86,7 +86,22 @@ def show(id: str, as_json: bool, **where: Any) -> None:
         return
     from runtime.cli.drawing import table  # noqa: PLC0415 - see runtime.cli
 
-    names = ("id", "uid", "type", "source", "status", "reason", "key", "priority", "attempts", "accepted", "due", "ended", "causation")
+    names = (
+        "id",
+        "uid",
+        "type",
+        "source",
+        "status",
+        "reason",
+        "key",
+        "priority",
+        "attempts",
+        "waited",
+        "accepted",
+        "due",
+        "ended",
+        "causation",
+    )
     rows: list[tuple[str, ...]] = [(name, str(event[name])) for name in names if event[name] is not None]
     rows += [("effects", ", ".join(event["effects"]))] if event["effects"] else []
     rows += [("others", ", ".join(event["others"]))] if event["others"] else []

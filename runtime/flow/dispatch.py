@@ -28,17 +28,15 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from runtime.contracts import Clock, Journal
+from runtime.flow.gates import FLOOD, Gates
 from runtime.flow.keys import Keys
-from runtime.flow.lanes import Gate, Lane, Ranking
+from runtime.flow.lanes import Lane, Ranking
 from runtime.flow.run import Attempt, Run
 from runtime.graph import Graph
 from runtime.records import Entry, Shelf, Step
-from runtime.specs import FunctionSpec
-
-FLOOD = 10_000  # runs that may wait for one function before no further event is started that needs it
 
 MANY_LANES = 10_000  # when there are more, those that are empty are dropped
 
@@ -91,7 +89,7 @@ class Dispatch:
         self._lanes: dict[tuple[str, int], Lane] = {}
         self._many_lanes = MANY_LANES
         self._heads: list[tuple[float, int, Lane]] = []
-        self._gates: dict[str, Gate] = {}
+        self._gates = Gates(clock, ready=self.ready, offer=self._offer, wake=wake)
         self._ready: deque[tuple[Run, int]] = deque()
         self.waiting = 0  # events that have not started, wherever they stand
         self.executing = 0
@@ -101,23 +99,20 @@ class Dispatch:
         """Run the events that start from now on with a new generation."""
         self._graph = graph
         self.generation = generation
-        for name, gate in list(self._gates.items()):
-            function = graph.by_name.get(name)
-            if function is not None:
-                gate.adopt(function)
-                gate.next = min(gate.next, self._clock.monotonic() + gate.interval)
-                self._time(gate)
-            elif not gate.running and not gate.waiting:
-                del self._gates[name]
+        self._gates.adopt(graph)
         self._heads.clear()
         for lane in self._lanes.values():
             lane.blocked = False
             lane.plan = None
             self._offer(lane)
-        for gate in self._gates.values():
-            gate.blocked.clear()
-            self._admit_waiting(gate)
+        self._gates.reopen()
         self._wake()
+
+    def _offer(self, lane: Lane) -> None:
+        """Let a lane take part in the order again."""
+        head = lane.head()
+        if head is not None:
+            heapq.heappush(self._heads, (head.rank, head.seq, lane))
 
     # --- events come in -------------------------------------------------------------------------------
 
@@ -290,32 +285,24 @@ class Dispatch:
         if plan is None:
             assert self._graph is not None
             plan = lane.plan = self._graph.plan(lane.type)
-            lane.gates = tuple(self._gate(function) for function in plan.functions)
+            lane.gates = tuple(self._gates.get(function) for function in plan.functions)
             lane.roots = tuple(lane.gates[root] for root in plan.roots)
         for gate in lane.gates:
             if len(gate.waiting) >= FLOOD:
-                self._block(lane, (gate,))
-                self._pass_on(lane, but=gate)
+                self._gates.block(lane, (gate,))
+                self._gates.pass_on(lane, but=gate)
                 return False
         now = self._clock.monotonic() if any(gate.interval for gate in lane.roots) else 0.0
         head = lane.head()
         for gate in lane.roots:
             if gate.is_open(now) and (not gate.waiting or (head is not None and head.order < gate.waiting[0][:2])):
                 return True
-        self._block(lane, lane.roots)  # without functions it waits here for a generation that has some
+        self._gates.block(lane, lane.roots)  # without functions it waits here for a generation that has some
         return False
-
-    def _block(self, lane: Lane, gates: Iterable[Gate]) -> None:
-        head = lane.head()
-        assert head is not None
-        lane.blocked = True
-        for gate in gates:
-            heapq.heappush(gate.blocked, (head.rank, head.seq, lane))
-            self._time(gate)
 
     def _start(self, entry: Entry, lane: Lane) -> Attempt | None:
         """Start the run of an entry; its further roots become ready steps."""
-        self._pass_on(lane)
+        self._gates.pass_on(lane)
         key = entry.event.key
         if key is not None and not self._keys.start(key, entry):
             return None  # it was overtaken, and has gone or will go from the key's queue
@@ -340,21 +327,15 @@ class Dispatch:
                 self._ready.append((run, index))
         return first
 
-    def _pass_on(self, lane: Lane, *, but: Gate | None = None) -> None:
-        """Let the next lane that waits for the same functions try, too."""
-        for gate in lane.roots:
-            if gate.blocked and gate is not but:
-                self._unblock(gate)
-
     def _begin(self, run: Run, index: int) -> Attempt | None:
         """Begin an attempt when the function's gate is open; otherwise the step waits before it."""
         function = run.plan.functions[index]
-        gate = self._gate(function)
+        gate = self._gates.get(function)
         now = self._clock.monotonic() if gate.interval else 0.0
         stateful = function.parameters.takes_state and run.entry.event.key is None
         if not gate.is_open(now) or (stateful and gate.stateful):
             heapq.heappush(gate.waiting, (run.entry.rank, run.entry.seq, index, run))
-            self._time(gate)
+            self._gates.time(gate)
             return None
         if run.entry.crashes >= SUSPECT and self._suspect not in (None, run):
             self._suspects.append((run, index))
@@ -362,7 +343,7 @@ class Dispatch:
         if gate.interval:
             gate.next = max(now, gate.next) + gate.interval
             if gate.waiting:
-                self._time(gate)
+                self._gates.time(gate)
         gate.running += 1
         gate.stateful = gate.stateful or stateful
         if not run.executing:
@@ -372,12 +353,6 @@ class Dispatch:
                 self._suspect = run
         run.executing += 1
         return Attempt(run, index, run.attempts(index) + 1, self._clock.time(), gate)
-
-    def _gate(self, function: FunctionSpec) -> Gate:
-        gate = self._gates.get(function.name)
-        if gate is None:
-            gate = self._gates[function.name] = Gate(function)
-        return gate
 
     # --- attempts come back ---------------------------------------------------------------------------
 
@@ -395,14 +370,14 @@ class Dispatch:
         gate = attempt.gate
         gate.running -= 1
         if gate.waiting or gate.blocked:
-            self._admit_waiting(gate)
+            self._gates.admit(gate)
 
     def recorded(self, attempt: Attempt) -> None:
         """Let the next attempt without a key of a function with state go: this one's is recorded."""
         if attempt.event.key is None:
             gate = attempt.gate
             gate.stateful = False
-            self._admit_waiting(gate)
+            self._gates.admit(gate)
 
     def ready(self, run: Run, index: int) -> None:
         """Take a step whose predecessors have ended."""
@@ -418,49 +393,22 @@ class Dispatch:
         self._ready.append((run, index))
         self._wake()
 
+    def why(self, entry: Entry) -> str:
+        """Return what an entry that has not started waits for, in words; empty when it is its turn."""
+        if entry.due > self._clock.time() and not entry.begun:
+            return "not due yet"
+        holder = self._keys.holder(entry.event.key) if entry.event.key is not None else None
+        if holder is not None and holder.seq != entry.seq:
+            return f"its key is held by event {holder.event.id}"
+        lane = self._lane(entry)
+        if lane.plan is not None and not lane.plan.functions:
+            return "no function"
+        now = self._clock.monotonic()
+        closed = [f'"{gate.function.name}"' for gate in lane.gates if not gate.is_open(now) or len(gate.waiting) >= FLOOD]
+        if closed:
+            return f"{', '.join(closed)} at the limit"
+        return "in_flight runs are executing" if self.executing >= self._in_flight else ""
+
     def forget(self, run: Run) -> None:
         """Forget a run whose functions have all ended."""
         self.runs.pop(run.entry.seq, None)
-
-    # --- gates ----------------------------------------------------------------------------------------
-
-    def _admit_waiting(self, gate: Gate) -> None:
-        """Let steps, then lanes, through a gate that may have opened."""
-        free = 1 if gate.stateful else gate.limit - gate.running
-        while gate.waiting and free > 0 and not (gate.blocked and gate.blocked[0][:2] < gate.waiting[0][:2]):
-            _, _, index, run = heapq.heappop(gate.waiting)
-            self._ready.append((run, index))
-            free -= 1
-            if gate.interval:
-                break
-        if gate.blocked and (free > 0 or len(gate.waiting) < FLOOD):
-            self._unblock(gate)
-        self._wake()
-
-    def _unblock(self, gate: Gate) -> None:
-        """Let the best lane that waits for a gate try again; it lets the next one try when it has started."""
-        while gate.blocked:
-            _, _, lane = heapq.heappop(gate.blocked)
-            if lane.blocked:
-                lane.blocked = False
-                self._offer(lane)
-                if lane:
-                    return
-
-    def _offer(self, lane: Lane) -> None:
-        head = lane.head()
-        if head is not None:
-            heapq.heappush(self._heads, (head.rank, head.seq, lane))
-
-    def _time(self, gate: Gate) -> None:
-        """See to it that a gate closed by its rate opens in time."""
-        if gate.timed or not gate.interval:
-            return
-        gate.timed = True
-        self._clock.call_later(max(gate.next - self._clock.monotonic(), 0.0), self._rate_due, gate)
-
-    def _rate_due(self, gate: Gate) -> None:
-        gate.timed = False
-        self._admit_waiting(gate)
-        if gate.waiting or gate.blocked:
-            self._time(gate)

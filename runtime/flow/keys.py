@@ -60,6 +60,11 @@ class Keys:
             return True
         return False
 
+    def holder(self, key: str) -> Entry | None:
+        """Return the entry that stands first for a key, if it is in use."""
+        queue = self._queues.get(key)
+        return queue.holder if queue is not None else None
+
     def start(self, key: str, entry: Entry) -> bool:
         """Return whether an entry that comes out of its lane is the one to start; the key is held from now on."""
         queue = self._queues.get(key)

@@ -1,4 +1,7 @@
-"""Builds of the runtime that are broken on purpose: `python broken.py NAME run`. What checks a promise must fail on them."""
+"""Builds of the runtime that are broken on purpose: `python broken.py NAME run`. What checks a promise must fail on them.
+
+`full` is no worse than the real one: it finds a disk full where nobody may fill one.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any
 import apsw
 
 from runtime.cli import main
+from runtime.journal.sqlite.files import Reserve
 from runtime.journal.sqlite.journal import SqliteJournal
 from runtime.journal.sqlite.writer import Job, Writer
 
@@ -71,16 +75,17 @@ def deaf() -> None:
 
 
 def full() -> None:
-    """Find the disk full as long as a file `full` is there: what a commit writes has no room."""
+    """Find the disk full as long as there is a file `full`: only what was running has room, once the reserve is given up."""
     transact = Writer._transact
+    hold = Reserve.hold
 
     def find_no_room(self: Writer, connection: apsw.Connection, jobs: list[Job]) -> None:
-        no_room = Path("full").exists() and not (Path("reserved").exists() and all(job.kept or not job.writes for job in jobs))
-        if no_room and any(job.writes for job in jobs):
+        if Path("full").exists() and any(job.writes and (self._reserve.is_there or not job.kept) for job in jobs):
             raise apsw.FullError("database or disk is full")
         transact(self, connection, jobs)
 
     Writer._transact = find_no_room  # type: ignore[method-assign]
+    Reserve.hold = lambda self: not Path("full").exists() and hold(self)  # type: ignore[method-assign]
 
 
 BUILDS = {

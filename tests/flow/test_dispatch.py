@@ -359,3 +359,25 @@ async def test_very_many_types_do_not_make_each_new_one_slow() -> None:
         for number in range(10_050):
             await bench.put(f"t.{number}", number)
         assert bench.engine.dispatch._many_lanes == 20_000
+
+
+async def test_it_can_be_told_what_an_event_waits_for() -> None:
+    from datetime import UTC, datetime
+
+    never = asyncio.Event()
+
+    def declare() -> None:
+        @function(on="go", concurrency=1, timeout=1000)
+        async def take(data: int) -> None:
+            await never.wait()
+
+        @function(on="other")
+        async def other(data: int) -> None: ...
+
+    async with Bench(declare) as bench:
+        first = await bench.put("go", 1, key="k")
+        limited, keyed = await bench.put("go", 2), await bench.put("other", 3, key="k")
+        delayed = await bench.put("go", 4, due=datetime.fromtimestamp(bench.clock.time() + 60, UTC))
+        await bench.settled()
+        reasons = [bench.engine.reason(await bench.entry(event)) for event in (first, limited, keyed, delayed)]
+        assert reasons == ["", '"take" at the limit', f"its key is held by event {first.id}", "not due yet"]

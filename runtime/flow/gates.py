@@ -1,0 +1,131 @@
+"""The limits of functions: a gate before each counts attempts, keeps the rate, and holds what waits for it in order."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from runtime.contracts import Clock
+from runtime.flow.run import Run
+from runtime.graph import Graph
+from runtime.specs import FunctionSpec
+
+if TYPE_CHECKING:
+    from runtime.flow.lanes import Lane
+
+FLOOD = 10_000  # runs that may wait for one function before no further event is started that needs it
+
+
+class Gate:
+    """The limits of one function; lives on over generations, so that counts carry over."""
+
+    __slots__ = ("blocked", "function", "interval", "limit", "next", "running", "stateful", "timed", "waiting")
+
+    def __init__(self, function: FunctionSpec) -> None:
+        self.running = 0
+        self.next = 0.0
+        self.timed = False
+        self.stateful = False  # an attempt without a key that changes the function's state is not recorded yet
+        self.waiting: list[tuple[float, int, int, Run]] = []
+        self.blocked: list[tuple[float, int, Lane]] = []
+        self.adopt(function)
+
+    def adopt(self, function: FunctionSpec) -> None:
+        """Take the limits of a new generation of the function."""
+        self.function = function
+        self.limit = function.concurrency
+        self.interval = 1 / function.rate if function.rate else 0.0
+
+    def is_open(self, now: float) -> bool:
+        """Return whether an attempt may start at `now` (monotonic)."""
+        return self.running < self.limit and not (self.interval and now < self.next)
+
+
+class Gates:
+    """All gates, by function; they outlive generations, so that counts carry over.
+
+    `ready` takes a step that may go through, `offer` a lane that may try again.
+    """
+
+    def __init__(self, clock: Clock, *, ready: Callable[[Run, int], None], offer: Callable[[Lane], None], wake: Callable[[], None]) -> None:
+        self._clock = clock
+        self._ready = ready
+        self._offer = offer
+        self._wake = wake
+        self._gates: dict[str, Gate] = {}
+
+    def get(self, function: FunctionSpec) -> Gate:
+        """Return the gate of a function."""
+        gate = self._gates.get(function.name)
+        if gate is None:
+            gate = self._gates[function.name] = Gate(function)
+        return gate
+
+    def adopt(self, graph: Graph) -> None:
+        """Take the limits of a new generation; gates of functions that are gone go when nothing stands before them."""
+        for name, gate in list(self._gates.items()):
+            function = graph.by_name.get(name)
+            if function is not None:
+                gate.adopt(function)
+                gate.next = min(gate.next, self._clock.monotonic() + gate.interval)
+                self.time(gate)
+            elif not gate.running and not gate.waiting:
+                del self._gates[name]
+
+    def reopen(self) -> None:
+        """Forget which lanes had stepped aside, and let steps through."""
+        for gate in self._gates.values():
+            gate.blocked.clear()
+            self.admit(gate)
+
+    def block(self, lane: Lane, gates: Iterable[Gate]) -> None:
+        """Let a lane step aside until one of the gates opens."""
+        head = lane.head()
+        assert head is not None
+        lane.blocked = True
+        for gate in gates:
+            heapq.heappush(gate.blocked, (head.rank, head.seq, lane))
+            self.time(gate)
+
+    def pass_on(self, lane: Lane, *, but: Gate | None = None) -> None:
+        """Let the next lane that waits for the same functions try, too."""
+        for gate in lane.roots:
+            if gate.blocked and gate is not but:
+                self._unblock(gate)
+
+    def admit(self, gate: Gate) -> None:
+        """Let steps, then lanes, through a gate that may have opened."""
+        free = 1 if gate.stateful else gate.limit - gate.running
+        while gate.waiting and free > 0 and not (gate.blocked and gate.blocked[0][:2] < gate.waiting[0][:2]):
+            _, _, index, run = heapq.heappop(gate.waiting)
+            self._ready(run, index)
+            free -= 1
+            if gate.interval:
+                break
+        if gate.blocked and (free > 0 or len(gate.waiting) < FLOOD):
+            self._unblock(gate)
+        self._wake()
+
+    def _unblock(self, gate: Gate) -> None:
+        """Let the best lane that waits for a gate try again; it lets the next one try when it has started."""
+        while gate.blocked:
+            _, _, lane = heapq.heappop(gate.blocked)
+            if lane.blocked:
+                lane.blocked = False
+                self._offer(lane)
+                if lane:
+                    return
+
+    def time(self, gate: Gate) -> None:
+        """See to it that a gate closed by its rate opens in time."""
+        if gate.timed or not gate.interval:
+            return
+        gate.timed = True
+        self._clock.call_later(max(gate.next - self._clock.monotonic(), 0.0), self._rate_due, gate)
+
+    def _rate_due(self, gate: Gate) -> None:
+        gate.timed = False
+        self.admit(gate)
+        if (gate.waiting or gate.blocked) and gate.next > self._clock.monotonic():
+            self.time(gate)
