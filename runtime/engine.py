@@ -89,6 +89,7 @@ class Engine:
             clock,
             dispatch=self.dispatch,
             deliveries=self._by_sink,
+            is_configured=self.router.is_sink,
             removed=self.outcomes.removed,
             end=self.outcomes.end,
             keep=keep,
@@ -100,7 +101,9 @@ class Engine:
 
     def add_sink(self, spec: SinkSpec, sink: Sink) -> None:
         """Deliver events to a sink, before the engine is started."""
-        delivery = Delivery(spec, sink, self.clock, delivered=self.outcomes.delivered, feed=self.backlog.feed, window=self._window)
+        delivery = Delivery(
+            spec, sink, self.clock, self.journal, delivered=self.outcomes.delivered, feed=self.backlog.feed, window=self._window
+        )
         self.deliveries.append(delivery)
         self._by_sink[spec.name] = delivery
         self._pushes[spec.name] = delivery.push

@@ -23,8 +23,16 @@ from runtime import errors, settings
 from runtime.admin.api import make_api
 from runtime.check import check
 from runtime.cli import main
-from runtime.function import LATER, Options
+from runtime.flow.backlog import CHUNK, QUARANTINE
+from runtime.flow.dispatch import SUSPECT, WINDOW
+from runtime.flow.intake import DEATH
+from runtime.function import LATER, LONGEST_DELAY, Options
+from runtime.journal.memory import KEPT
+from runtime.journal.sqlite.files import RESERVE
+from runtime.journal.sqlite.journal import SMALL, SqliteJournal
 from runtime.plugins import GROUP
+from runtime.records import ENDED, STATUSES
+from runtime.testing import VirtualClock
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]}
@@ -138,6 +146,42 @@ def test_every_noun_has_its_meaning_and_its_file() -> None:
         paths = re.findall(r"`(.+?)`", files)
         assert paths, noun
         assert [path for path in paths if not (ROOT / path).is_file()] == [], noun
+
+
+def test_every_status_is_told_and_how_events_end() -> None:
+    standing = re.findall(r"^\| `(\w+)` \|", sections("docs/concepts.md")["How an event stands"], re.MULTILINE)
+    ends = re.findall(r"^\| `(\w+)` \|", sections("docs/delivery.md")["The promise"], re.MULTILINE)
+    assert standing == list(STATUSES)
+    assert set(ends) == ENDED
+
+
+def test_what_each_setting_of_the_journal_costs_is_told() -> None:
+    rows = re.findall(r"^\| (`.+?) \| .+ \| .+ \|$", sections("docs/delivery.md")["What the settings cost"], re.MULTILINE)
+    told = {re.split(r" =|$", name)[0] for row in rows for name in re.findall(r"`(.+?)`", row)}
+    assert set(fields(settings.JournalSettings)) <= told
+
+
+async def test_every_file_beside_the_journal_is_told(tmp_path: Path) -> None:
+    journal = SqliteJournal(tmp_path / "journal.db", VirtualClock())
+    await journal.open()
+    files = {path.name for path in tmp_path.iterdir()}
+    await journal.close()
+    rows = "".join(re.findall(r"^\| (`.+?) \|", sections("docs/delivery.md")["The files of the journal"], re.MULTILINE))
+    assert set(re.findall(r"`(.+?)`", rows)) == files
+
+
+def test_the_numbers_of_the_promise_are_those_of_the_code() -> None:
+    page = sections("docs/delivery.md")
+    assert WINDOW == CHUNK
+    assert f"about {WINDOW:,} events are in memory" in page["Order"]
+    assert (SUSPECT, QUARANTINE) == (2, 3)
+    assert "**two**" in page["Crashes"]
+    assert "**three**" in page["Crashes"]
+    assert f"`{DEATH}`" in page["Dead letters"]
+    assert f"{RESERVE // 2**20} MiB" in page["The files of the journal"]
+    assert f"beyond {SMALL // 2**20} MiB" in page["The files of the journal"]
+    assert f"The last {KEPT:,} ended" in page["The journal in memory"]
+    assert f"{LONGEST_DELAY:,} seconds" in sections("docs/functions.md")["Context"]
 
 
 def test_the_house_is_told_floor_by_floor() -> None:

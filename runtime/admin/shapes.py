@@ -70,6 +70,7 @@ def details_shape(entry: Entry, *, now: float, planned: Iterable[str], effects: 
     return {
         "event": cloudevents.to_dict(entry.event),
         "waited": _waited(entry, now),
+        "crashes": entry.crashes,
         "causation": entry.event.extensions.get("causationid"),
         "effects": [effect.event.id for effect in effects],
         "steps": [_step_shape(step) for step in _steps_of(entry, planned)],

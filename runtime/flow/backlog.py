@@ -12,7 +12,7 @@ from typing import Protocol
 
 from runtime.contracts import Clock, Journal
 from runtime.errors import JournalError
-from runtime.records import DEAD, Entry, Shelf, Status
+from runtime.records import DEAD, ENDED, Entry, Shelf, Status
 
 CHUNK = 1000  # entries in one read
 AHEAD = 60.0  # seconds before they are due that delayed events are read
@@ -60,8 +60,9 @@ class Queue(Protocol):
 class Backlog:
     """Feeds dispatch and deliveries from the journal.
 
-    `removed` takes the entries that wait for a sink which is not there any more, `end` those that wait for nothing:
-    they have killed the process too often, or have waited `keep` seconds for functions that were removed.
+    `is_configured` tells whether there is a sink of a name, `removed` takes the entries that wait for one which is
+    not there any more. `end` takes those that wait for nothing: they have killed the process too often, or have
+    waited `keep` seconds for functions that were removed.
     """
 
     def __init__(  # noqa: PLR0913 - its neighbours, by name
@@ -71,6 +72,7 @@ class Backlog:
         *,
         dispatch: Lanes,
         deliveries: Mapping[str, Queue],
+        is_configured: Callable[[str], bool],
         removed: Callable[[Entry, str], None],
         end: Callable[[Entry, Status, str], None],
         keep: float,
@@ -80,6 +82,7 @@ class Backlog:
         self._clock = clock
         self._dispatch = dispatch
         self._deliveries = deliveries
+        self._is_configured = is_configured
         self._removed = removed
         self._end = end
         self._keep = keep
@@ -100,17 +103,23 @@ class Backlog:
         while entries := await self._journal.read(Shelf("begun"), after=after, limit=CHUNK):
             after = entries[-1].seq
             for entry in entries:
-                if entry.crashes >= QUARANTINE:
-                    self._end(entry, DEAD, "killed the process")
-                else:
+                if not self._quarantined(entry):
                     self._dispatch.push(entry)
         for shelf in await self._journal.shelves():
             if shelf.kind == "lane":
                 self._dispatch.resume(shelf)
             elif shelf.name in self._deliveries:
                 self._deliveries[shelf.name].resume()
-            else:
+            elif not self._is_configured(shelf.name):  # otherwise its plugin is broken, and what waits for it goes on waiting
                 await self._let_go(shelf)
+
+    def _quarantined(self, entry: Entry) -> bool:
+        """Return whether an entry is tried no more; it is ended then."""
+        if entry.crashes < QUARANTINE:
+            return False
+        if entry.status not in ENDED:
+            self._end(entry, DEAD, "killed the process")
+        return True
 
     async def _let_go(self, shelf: Shelf) -> None:
         after = 0
@@ -138,7 +147,8 @@ class Backlog:
         if shelf.kind == "lane":
             self._dispatch.fill_lane(shelf, entries, more=more)
         else:
-            self._deliveries[shelf.name].fill(entries, more=more)
+            well = [entry for entry in entries if not self._quarantined(entry)]
+            self._deliveries[shelf.name].fill(well, more=more)
 
     async def expire(self) -> None:
         """End what has waited too long for functions that were removed, until cancelled."""

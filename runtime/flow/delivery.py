@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from runtime.contracts import Clock, Sink, Timer
+from runtime.contracts import Clock, Journal, Sink, Timer
 from runtime.errors import PartialFailure, StepTimeout
 from runtime.flow.failure import STUBBORN, backoff, error_of, is_permanent, jittered
 from runtime.records import DONE, FAILED, RETRYING, RUNNING, Entry, Outcome, Shelf, Status, Step
@@ -49,8 +49,17 @@ class Delivery:
     """
 
     def __init__(
-        self, spec: SinkSpec, sink: Sink, clock: Clock, *, delivered: Delivered, feed: Callable[[Shelf, int], None], window: int
+        self,
+        spec: SinkSpec,
+        sink: Sink,
+        clock: Clock,
+        journal: Journal,
+        *,
+        delivered: Delivered,
+        feed: Callable[[Shelf, int], None],
+        window: int,
     ) -> None:
+        self._mark, self._unmark = journal.mark, journal.unmark
         self.spec = spec
         self.sink = sink
         self._clock = clock
@@ -195,6 +204,8 @@ class Delivery:
             return
         write = Write(batch, self._clock.time())
         self._writes.add(write)
+        for entry in batch:
+            self._mark(entry.seq)
         write.timer = self._clock.call_later(self.spec.timeout, self._expire, write)
         write.task = asyncio.create_task(self._write(write), name=f"sink {self.spec.name}")
 
@@ -220,6 +231,8 @@ class Delivery:
             raise
         except BaseException as raised:  # noqa: BLE001 - a sink is code of others, and may raise anything
             if self._cancelled:
+                for entry in write.batch:
+                    self._unmark(entry.seq)
                 return  # by the stop: it is neither done nor charged
             error = self._timed_out() if write.expired and isinstance(raised, asyncio.CancelledError) else raised
         self._settle(write, error)
@@ -251,6 +264,7 @@ class Delivery:
         named = error.failures if isinstance(error, PartialFailure) else None
         finished = self._clock.time()
         for entry in write.batch:
+            self._unmark(entry.seq)
             number = self._attempts.pop(entry.seq, 0) + 1
             step = Step(self.spec.name, DONE, number, 0, write.started, finished)
             why = named.get(entry.event.id) if named is not None else None

@@ -161,8 +161,8 @@ class Intake:
         told = {"type": error.type, "message": error.message} if error else {"type": None, "message": outcome.reason}
         event = entry.event
         data = {"uid": entry.uid, "id": event.id, "type": event.type, "source": event.source, "function": failed, "error": told}
-        emission = Emission(DEATH, data)
-        return [self._emission(entry, "runtime", emission, 0, self._clock.time())]
+        now = self._clock.time()
+        return [self._emission(entry, "runtime", Emission(DEATH, data), int(now * 1000), now)]  # an event may die more than once
 
     def _moment(self, now: float) -> datetime:
         """Return the aware datetime of `now`; the last one while the clock shows the same millisecond."""

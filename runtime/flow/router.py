@@ -42,6 +42,11 @@ class Router:
         """Return whether a function of an earlier generation handled the type."""
         return any(pattern.matches(text, type) for text in self._formerly)
 
+    def is_sink(self, name: str) -> bool:
+        """Return whether a sink of the name is configured."""
+        assert self._graph is not None
+        return any(sink.name == name for sink in self._graph.sinks)
+
     def route(self, type: str) -> Route:
         """Return how an event of the type begins: `unrouted` when nobody ever subscribed to it."""
         route = self._routes.get(type)

@@ -26,7 +26,6 @@ class MemoryJournal(Journal):
     persistent: ClassVar[bool] = False
 
     def __init__(self, clock: Clock, *, dedupe: float = 3600.0, kept: int = KEPT) -> None:
-        super().__init__()
         self._clock = clock
         self._dedupe = dedupe
         self._kept = kept

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import pytest
-from support import Bench
+from support import Bench, graph_of
 
 from runtime import Context, Event, Sink, function
 from runtime.journal.memory import MemoryJournal
@@ -199,8 +199,6 @@ async def test_an_event_whose_functions_were_removed_waits_and_is_dead_after_a_w
         @function(on="go")
         async def take(data: int) -> None: ...
 
-    from support import graph_of
-
     async with Bench(declare) as flow:
         flow.engine.adopt(graph_of(lambda: None), 2)
         event = await flow.put("go", 1, key="k")
@@ -210,3 +208,25 @@ async def test_an_event_whose_functions_were_removed_waits_and_is_dead_after_a_w
         await flow.clock.advance(86_400 + 60)
         await flow.settled()
         assert (entry.status, entry.reason) == ("dead", "no function")
+
+
+async def test_a_sink_that_killed_the_process_three_times_gets_the_event_no_more() -> None:
+    sink = Memory()
+    sink.gate.set()
+    spec = SinkSpec(name="out", on=("go",), plugin="p")
+    Kept.before = [waiting(1, crashes=3, ran=True, sinks=("out",)), waiting(2, ran=True, sinks=("out",))]
+    async with bench(lambda: None, sinks=[(spec, sink)]) as flow:
+        await flow.settled()
+        assert [(entry.status, entry.reason) for entry in Kept.before] == [("dead", "killed the process"), ("done", "")]
+        assert sink.data == [2]
+
+
+async def test_what_waits_for_a_sink_that_was_removed_ends_and_for_one_that_is_broken_goes_on_waiting() -> None:
+    spec = SinkSpec(name="broken", on=("go",), plugin="p")
+    Kept.before = [waiting(1, ran=True, sinks=("removed",)), waiting(2, ran=True, sinks=("broken",))]
+    flow = bench(lambda: None)
+    flow.graph = graph_of(lambda: None, [spec])  # as the app does when the plugin of a sink cannot be imported
+    async with flow:
+        await flow.settled()
+        assert [entry.status for entry in Kept.before] == ["done", "queued"]
+        assert Kept.before[0].steps["removed"].reason == "the sink was removed from the configuration"

@@ -56,7 +56,7 @@ class Marks:
             file.truncate(size)
             self._map = mmap.mmap(file.fileno(), size)
         self._slots = memoryview(self._map).cast("Q")
-        self._taken: dict[int, int] = {}
+        self._taken: dict[int, tuple[int, int]] = {}  # by `seq` its slot, and how many things of it execute
         self._free = list(range(SLOTS, 0, -1))
 
     def found(self) -> list[int]:
@@ -69,14 +69,19 @@ class Marks:
 
     def mark(self, seq: int) -> None:
         """Note that an entry is executing."""
-        if self._free:
-            slot = self._taken[seq] = self._free.pop()
+        slot, count = self._taken.get(seq, (0, 0))
+        if not slot and self._free:
+            slot = self._free.pop()
             self._slots[slot] = seq
+        if slot:
+            self._taken[seq] = (slot, count + 1)
 
     def unmark(self, seq: int) -> None:
         """Note that an entry is not executing any more."""
-        slot = self._taken.pop(seq, 0)
-        if slot:
+        slot, count = self._taken.pop(seq, (0, 0))
+        if count > 1:
+            self._taken[seq] = (slot, count - 1)
+        elif slot:
             self._slots[slot] = 0
             self._free.append(slot)
 
@@ -107,10 +112,11 @@ class Reserve:
         return self._path.exists()
 
     def hold(self) -> bool:
-        """Take the space; return whether there was enough."""
+        """Take the space; return whether there was enough, and as much again for others."""
         try:
             with self._path.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, RESERVE)
+                os.posix_fallocate(file.fileno(), 0, 2 * RESERVE)
+                file.truncate(RESERVE)
         except OSError:
             self.give_up()
             return False

@@ -9,6 +9,8 @@ object for each in this process.
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -27,8 +29,10 @@ from runtime.journal.sqlite import reading, schema
 from runtime.journal.sqlite.files import Lock, Marks, Reserve
 from runtime.journal.sqlite.rows import CODES, INSERT, UPDATE, Row, entry_of, pack, row_of, unpack, update_of
 from runtime.journal.sqlite.schema import BEGUN
-from runtime.journal.sqlite.writer import Batch, Writer
+from runtime.journal.sqlite.writer import DAMAGED, FULL, Batch, Writer
 from runtime.records import ENDED, Entry, Outcome, Shelf
+
+log = logging.getLogger("runtime.journal")
 
 PRUNED = 500  # entries that are pruned between two batches
 WAL_PAGES = 4000  # after so many pages the log is moved into the database
@@ -62,7 +66,8 @@ class SqliteJournal(Journal):
         max_bytes: int = 10_000_000_000,
         lost: Callable[[JournalError], None] = lambda _: None,
     ) -> None:
-        super().__init__()
+        self._notes: list[Fault] = []
+        self._is_open = False
         self._path = path
         self._clock = clock
         self._keep = max(keep, dedupe)  # an id is known as long as its entry is there
@@ -73,20 +78,27 @@ class SqliteJournal(Journal):
         self._states: dict[tuple[str, str | None], dict[str, Any]] = {}
         self._seq = 0
 
+    @property
+    def faults(self) -> list[Fault]:
+        """What is wrong though it works: events that are gone, a disk that is full."""
+        full = [Fault(self._path.name, FULL)] if self._is_open and self._thread.is_full else []
+        return [*self._notes, *full]
+
     # --- open and close -------------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Make ready; see `Journal.open`."""
         connection = await asyncio.get_running_loop().run_in_executor(None, self._prepare)
-        self._writer = Writer(self._path, connection, self._marks, self._reserve, tend=self._prune, lost=self._lost)
-        self._writer.start()
+        self._thread = Writer(self._path, connection, self._marks, self._reserve, tend=self._prune, lost=self._lost)
+        self._thread.start()
+        self._is_open = True
         self._readers = ThreadPoolExecutor(1, "journal-reader", initializer=self._open_reader)
 
     def _prepare(self) -> apsw.Connection:
         """Lock, check and take up the database."""
         schema.check_header(self._path)
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = Lock(self._beside("lock"))
         except OSError as error:
             raise JournalError(f"{self._path} cannot be opened: {error.strerror}; mend it, or give [journal] url another path") from None
@@ -103,6 +115,7 @@ class SqliteJournal(Journal):
 
     def _take_up(self) -> apsw.Connection:
         """Return the connection that writes, with the database in its present schema and the last crash charged."""
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # events are nobody else's business
         self._marks = Marks(self._beside("marks"))
         self._reserve = Reserve(self._beside("reserve"))
         self._reserve.hold()
@@ -128,7 +141,7 @@ class SqliteJournal(Journal):
         if self._path.exists() and self._path.stat().st_size <= SMALL:
             found = connection.pragma("quick_check")
             if found != "ok":
-                raise JournalError(f"{self._path} is damaged ({found}); move it away, and mend a copy with `sqlite3 FILE .recover`")
+                raise JournalError(f"{self._path} is damaged ({found}); {DAMAGED}")
 
     def _count_crashes(self, connection: apsw.Connection) -> int:
         """Charge entries that were executing when the last process ended, and return the last `seq`."""
@@ -145,7 +158,8 @@ class SqliteJournal(Journal):
         if self._marks.committed > last:
             missing = self._marks.committed - last
             message = f"{missing} events that were accepted are gone: a part of the journal was cut off or deleted outside the runtime"
-            self.faults.append(Fault(self._path.name, message))
+            log.error("%s: %s", self._path, message)
+            self._notes.append(Fault(self._path.name, message))
         self._marks.committed = last
         return last
 
@@ -155,7 +169,7 @@ class SqliteJournal(Journal):
 
     async def close(self) -> None:
         """Write what is under way and let go."""
-        await self._writer.close()
+        await self._thread.close()
         self._readers.shutdown(wait=False, cancel_futures=True)
         self._marks.close()
         self._lock.release()
@@ -176,7 +190,7 @@ class SqliteJournal(Journal):
                 then(accepted)
 
         work = partial(_append, list(entries), rows, kept, self._clock.time() - self._dedupe)
-        await self._writer.submit(work, then=answer, last=self._seq)
+        await self._thread.submit(work, then=answer, last=self._seq)
         return accepted
 
     def _row(self, entry: Entry) -> Row:
@@ -218,7 +232,7 @@ class SqliteJournal(Journal):
         changes.updates = [update_of(entry) for entry in entries.values()]
         changes.states = [(*place, pack(state)) for place, state in states.items()]
         work = partial(_record, changes, self._clock.time() - self._dedupe)
-        dropped = await self._writer.submit(work, kept=True, last=self._seq)
+        dropped = await self._thread.submit(work, kept=True, last=self._seq)
         for (one, _), is_dropped in zip(changes.emitted, dropped, strict=True):
             if is_dropped:
                 one.seq = 0
@@ -246,22 +260,22 @@ class SqliteJournal(Journal):
 
     async def shelves(self) -> list[Shelf]:
         """Return the lanes and sinks for which entries wait."""
-        found: list[Shelf] = await self._writer.submit(lambda batch: reading.shelves(batch.connection), writes=False)
+        found: list[Shelf] = await self._thread.submit(lambda batch: reading.shelves(batch.connection), writes=False)
         return found
 
     async def read(self, shelf: Shelf, *, after: int = 0, limit: int = 1000) -> list[Entry]:
         """Return the waiting entries of a shelf; see `Journal.read`."""
-        rows = await self._writer.submit(lambda batch: reading.read_shelf(batch.connection, shelf, after, limit), writes=False)
+        rows = await self._thread.submit(lambda batch: reading.read_shelf(batch.connection, shelf, after, limit), writes=False)
         return [self._revive(entry) for entry in rows]
 
     async def read_due(self, after: float, until: float) -> list[Entry]:
         """Return delayed entries; see `Journal.read_due`."""
-        rows = await self._writer.submit(lambda batch: reading.read_due(batch.connection, after, until), writes=False)
+        rows = await self._thread.submit(lambda batch: reading.read_due(batch.connection, after, until), writes=False)
         return [self._revive(entry) for entry in rows]
 
     async def waiting(self) -> int:
         """Return how many entries wait in lanes or are delayed."""
-        count: int = await self._writer.submit(lambda batch: reading.waiting(batch.connection), writes=False)
+        count: int = await self._thread.submit(lambda batch: reading.waiting(batch.connection), writes=False)
         return count
 
     async def find(self, id: str) -> list[Entry]:
@@ -285,7 +299,7 @@ class SqliteJournal(Journal):
 
     async def counts(self) -> Counts:
         """Return how many entries there are by status."""
-        numbers: dict[str, int] = await self._writer.submit(lambda batch: reading.counts(batch.connection), writes=False)
+        numbers: dict[str, int] = await self._thread.submit(lambda batch: reading.counts(batch.connection), writes=False)
         names = {"queued": "open", "retrying": "open"}
         sums: dict[str, int] = {}
         for name, number in numbers.items():
@@ -296,13 +310,13 @@ class SqliteJournal(Journal):
         """Return a copy of the mapping recorded last for a function and key."""
         place = (function, key)
         if place not in self._states:
-            packed = await self._writer.submit(lambda batch: reading.state(batch.connection, function, key), writes=False)
+            packed = await self._thread.submit(lambda batch: reading.state(batch.connection, function, key), writes=False)
             self._states[place] = unpack(packed) if packed is not None else {}
         return dict(to_builtins(self._states[place]))
 
     async def cursor(self, source: str) -> Any:
         """Return the cursor recorded last for a source, or None."""
-        packed = await self._writer.submit(lambda batch: reading.cursor(batch.connection, source), writes=False)
+        packed = await self._thread.submit(lambda batch: reading.cursor(batch.connection, source), writes=False)
         return None if packed is None else unpack(packed)
 
 

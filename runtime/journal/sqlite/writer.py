@@ -22,12 +22,14 @@ from typing import Any
 import apsw
 import msgspec
 
-from runtime.errors import JournalError
+from runtime.errors import Fault, JournalError
 from runtime.journal.sqlite.files import Marks, Reserve
 
 log = logging.getLogger("runtime.journal")
 
 PATIENCE = 0.5  # seconds between two tries on a disk that is full
+DAMAGED = "restore a backup, or move it away and mend a copy with a current `sqlite3 FILE .recover`"
+FULL = "the disk is full; events are taken again when there is room"
 PULSE = 1.0  # seconds after which the thread looks after the file when nothing comes in
 
 
@@ -55,7 +57,10 @@ class Job(msgspec.Struct, eq=False):
 
 
 class Writer:
-    """Runs jobs on a connection of its own; `tend` is called between batches, `lost` when the journal has failed for good."""
+    """Runs jobs on a connection of its own; `tend` is called between batches, `lost` when the journal has failed for good.
+
+    `faults` tells of a full disk as long as it is full.
+    """
 
     def __init__(
         self,
@@ -66,6 +71,7 @@ class Writer:
         *,
         tend: Work,
         lost: Callable[[JournalError], None],
+        faults: list[Fault],
     ) -> None:
         self._path = path
         self._connection = connection
@@ -73,6 +79,8 @@ class Writer:
         self._reserve = reserve
         self._tend = tend
         self._lost = lost
+        self._faults = faults
+        self._full_fault = Fault(path.name, "the disk is full; events are refused until there is room")
         self._loop = asyncio.get_running_loop()
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
@@ -178,6 +186,7 @@ class Writer:
         """Refuse what comes from outside because the disk is full; return the rest, to be tried again from the reserve."""
         if not self.is_full:
             self.is_full = True
+            self._faults.append(self._full_fault)
             log.critical("%s: the disk is full; events are refused until there is room", self._path)
         refused = [job for job in jobs if job.writes and not job.kept]
         for job in refused:
@@ -195,6 +204,7 @@ class Writer:
             return
         if self.is_full and self._reserve.hold():
             self.is_full = False
+            self._faults.remove(self._full_fault)
             log.warning("%s: the disk has room again; events are taken", self._path)
         try:
             if not busy:
@@ -246,11 +256,9 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _full(path: Path) -> JournalError:
-    return JournalError(f"{path}: the disk is full; events are taken again when there is room")
+    return JournalError(f"{path}: {FULL}")
 
 
 def _failure(path: Path, error: BaseException) -> JournalError:
-    hint = (
-        "; the file is damaged: move it away, and mend a copy with `sqlite3 FILE .recover`" if isinstance(error, apsw.CorruptError) else ""
-    )
+    hint = f"; {DAMAGED}" if isinstance(error, apsw.CorruptError) else ""
     return JournalError(f"{path}: {type(error).__name__}: {error}{hint}")

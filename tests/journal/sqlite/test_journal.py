@@ -100,7 +100,7 @@ async def test_what_was_executing_when_the_process_died_is_charged_a_crash(tmp_p
     again = await opened(copied)
     assert [one.crashes for one in await again.read(Shelf("begun"))] == [1], "a clean stop charges nothing"
     await again.close()
-    await journal._writer.close()
+    await journal._thread.close()
 
 
 async def test_ended_entries_go_after_a_while_and_dead_letters_stay(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ async def test_a_full_disk_refuses_what_comes_in_and_records_what_was_running(tm
         await journal.append([entry()])
     room = True
     async with asyncio.timeout(10):
-        while journal._writer.is_full:
+        while journal._thread.is_full:
             await asyncio.sleep(0.01)
     await journal.append([entry()])
     assert (await journal.counts()).done == 1
