@@ -22,7 +22,7 @@ from typing import Any
 import apsw
 import msgspec
 
-from runtime.errors import Fault, JournalError
+from runtime.errors import JournalError
 from runtime.journal.sqlite.files import Marks, Reserve
 
 log = logging.getLogger("runtime.journal")
@@ -57,10 +57,7 @@ class Job(msgspec.Struct, eq=False):
 
 
 class Writer:
-    """Runs jobs on a connection of its own; `tend` is called between batches, `lost` when the journal has failed for good.
-
-    `faults` tells of a full disk as long as it is full.
-    """
+    """Runs jobs on a connection of its own; `tend` is called between batches, `lost` when the journal has failed for good."""
 
     def __init__(
         self,
@@ -71,7 +68,6 @@ class Writer:
         *,
         tend: Work,
         lost: Callable[[JournalError], None],
-        faults: list[Fault],
     ) -> None:
         self._path = path
         self._connection = connection
@@ -79,8 +75,6 @@ class Writer:
         self._reserve = reserve
         self._tend = tend
         self._lost = lost
-        self._faults = faults
-        self._full_fault = Fault(path.name, "the disk is full; events are refused until there is room")
         self._loop = asyncio.get_running_loop()
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
@@ -186,7 +180,6 @@ class Writer:
         """Refuse what comes from outside because the disk is full; return the rest, to be tried again from the reserve."""
         if not self.is_full:
             self.is_full = True
-            self._faults.append(self._full_fault)
             log.critical("%s: the disk is full; events are refused until there is room", self._path)
         refused = [job for job in jobs if job.writes and not job.kept]
         for job in refused:
@@ -204,7 +197,6 @@ class Writer:
             return
         if self.is_full and self._reserve.hold():
             self.is_full = False
-            self._faults.remove(self._full_fault)
             log.warning("%s: the disk has room again; events are taken", self._path)
         try:
             if not busy:
