@@ -279,8 +279,8 @@ class Journal(ABC):
         """Return the waiting entries of a shelf with a `seq` above `after`, in its order."""
 
     @abstractmethod
-    async def read_due(self, after: float, until: float) -> list[Entry]:
-        """Return the delayed entries that have not begun, due later than `after` and not later than `until`, in that order."""
+    async def read_due(self, after: tuple[float, int], until: float, *, limit: int = 1000) -> list[Entry]:
+        """Return the delayed entries that have not begun by `(due, seq)`: those behind `after`, due not later than `until`."""
 
     @abstractmethod
     async def waiting(self) -> int:
@@ -291,6 +291,9 @@ class Journal(ABC):
 
     def unmark(self, seq: int) -> None:
         """Note that an entry is not executing any more."""
+
+    def unmark_all(self) -> None:
+        """Charge nothing to what executes now, though the process ends in the middle of it."""
 
     @abstractmethod
     async def find(self, id: str) -> list[Entry]:

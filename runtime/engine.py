@@ -148,6 +148,7 @@ class Engine:
             JournalError: the journal cannot be written.
         """
         with self._changes(entry) as free:
+            entry = await self._present(entry)
             outcome = self.router.redrive(entry) if free else None
             if outcome is None:
                 return False
@@ -162,10 +163,15 @@ class Engine:
             JournalError: the journal cannot be written.
         """
         with self._changes(entry) as free:
+            entry = await self._present(entry)
             if not free or entry.status != DEAD:
                 return False
             await asyncio.shield(self._change(Outcome(entry=entry, status=DISCARDED, at=self.clock.time())))
         return True
+
+    async def _present(self, entry: Entry) -> Entry:
+        """Return an entry as it is now: what was found for a caller may be older."""
+        return next(iter(await self.journal.find(entry.uid)), entry)
 
     @contextmanager
     def _changes(self, entry: Entry) -> Iterator[bool]:

@@ -163,6 +163,10 @@ class Context:
         """
         if not type or "*" in type or ">" in type or any(map(str.isspace, type)):
             raise ValueError(f'emit: "{type}" is not an event type: it must not be empty or hold "*", ">" or spaces')
+        try:
+            "".join(text for text in (type, key, id, subject) if isinstance(text, str)).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"emit: type, key, id and subject are texts that can be written; {error}") from None
         if priority is not None and not (isinstance(priority, int) and 0 <= priority <= 9):
             raise ValueError(f"emit: priority is 0 … 9, found {priority!r}")
         if not isinstance(delay, int | float) or not 0 <= delay <= LONGEST_DELAY:

@@ -177,8 +177,9 @@ class JournalSuite:
         journal, _ = await self.opened()
         entries = [entry(due=START + 30), entry(due=START + 10), entry(), entry(due=START + 20)]
         await journal.append(entries)
-        assert [one.seq for one in await journal.read_due(0, START + 20)] == [entries[1].seq, entries[3].seq]
-        assert [one.seq for one in await journal.read_due(START + 20, START + 99)] == [entries[0].seq]
+        assert [one.seq for one in await journal.read_due((0, 0), START + 20)] == [entries[1].seq, entries[3].seq]
+        assert [one.seq for one in await journal.read_due((0, 0), START + 99, limit=1)] == [entries[1].seq]
+        assert [one.seq for one in await journal.read_due((START + 20, entries[3].seq), START + 99)] == [entries[0].seq]
         assert await journal.waiting() == 4
         await journal.close()
 
@@ -191,7 +192,7 @@ class JournalSuite:
         assert [one.seq for one in await journal.read(Shelf("begun"))] == [begun.seq, delayed.seq]
         assert [one.seq for one in await journal.read(lane)] == [waiting.seq]
         assert await journal.read(Shelf("key", "k", 4)) == []
-        assert await journal.read_due(0, START + 99) == []
+        assert await journal.read_due((0, 0), START + 99) == []
         await journal.record([Outcome(entry=begun, steps=[Step("f", DONE, 2)], ran=True)])
         assert [one.seq for one in await journal.read(Shelf("begun"))] == [delayed.seq]
         await journal.close()

@@ -17,7 +17,7 @@ from runtime.codec import to_builtins
 from runtime.contracts import Clock, Executor, Journal
 from runtime.errors import DataError, HopLimit, Reject, Skip, StepTimeout
 from runtime.flow.dispatch import Dispatch
-from runtime.flow.failure import STUBBORN, backoff, error_of, is_permanent, told
+from runtime.flow.failure import STUBBORN, backoff, clean, error_of, is_permanent, told
 from runtime.flow.intake import Intake
 from runtime.flow.outcomes import Outcomes
 from runtime.flow.run import Attempt
@@ -93,7 +93,7 @@ class Pool:
             if function.parameters.takes_state:
                 attempt.state = _encoded(attempt.state, f'the state of "{function.name}"')
         except Skip as skip:
-            self._settle(attempt, Step(function.name, SKIPPED, reason=skip.reason))
+            self._settle(attempt, Step(function.name, SKIPPED, reason=clean(str(skip.reason))))
         except GeneratorExit:
             raise
         except BaseException as error:  # noqa: BLE001 - also SystemExit and the like fail only the step

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from runtime.contracts import Sink
+from runtime.contracts import Journal, Sink
 from runtime.engine import Engine
 from runtime.errors import Fault
 from runtime.event import Event
@@ -77,7 +77,7 @@ class Bench:
         in_flight: int = 1000,
         max_backlog: int = 1_000_000,
         sinks: Sequence[tuple[SinkSpec, Sink]] = (),
-        journal: type[MemoryJournal] = MemoryJournal,
+        journal: Callable[[VirtualClock], Journal] = MemoryJournal,
         window: int = WINDOW,
     ) -> None:
         self.clock = VirtualClock()

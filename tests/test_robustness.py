@@ -501,3 +501,61 @@ async def test_a_death_is_an_event_where_somebody_subscribes_to_it() -> None:
             "error": {"type": "Reject", "message": "never"},
         }
         assert len(await bench.journal.query(Query())) == 2
+
+
+async def test_text_that_cannot_be_written_is_made_to_be(tmp_path: Any) -> None:
+    broken = "half \ud800 of it"
+
+    @with_life
+    def declare() -> None:
+        @function(on="raises", retries=0)
+        async def raises(data: int) -> None:
+            raise ValueError(broken)
+
+        @function(on="skips")
+        async def skips(data: int) -> None:
+            raise Skip(broken)
+
+        @function(on="emits", retries=0)
+        async def emits(data: int, context: Context) -> None:
+            context.emit("next", 1, subject=broken)
+
+    from runtime.journal.sqlite.journal import SqliteJournal
+
+    class OnDisk(SqliteJournal):
+        def __init__(self, clock: Any) -> None:
+            super().__init__(tmp_path / "journal.db", clock)
+
+    async with Bench(declare, journal=OnDisk) as bench:
+        events = [await bench.put(type, 1) for type in ("raises", "skips", "emits")]
+        async with asyncio.timeout(10):
+            while (await bench.journal.counts()).open:
+                await asyncio.sleep(0.01)
+        entries = [await bench.entry(event) for event in events]
+        assert [entry.status for entry in entries] == ["dead", "done", "dead"]
+        assert entries[0].steps["raises"].error is not None
+        assert entries[0].steps["raises"].error.message == "half ? of it"
+        assert entries[1].steps["skips"].reason == "half ? of it"
+        assert await alive(bench)
+    await bench.journal.close()
+
+
+async def test_a_redriven_event_runs_the_functions_that_had_not_ended() -> None:
+    seen: list[int] = []
+
+    def declare() -> None:
+        @function(on="go")
+        async def take(data: int) -> None:
+            seen.append(data)
+
+    sink = Stubborn(OSError("no"))
+    async with Bench(declare, sinks=[(spec(), sink)]) as bench:
+        bench.engine.pool._stopping = True  # the function does not get its turn
+        event = await bench.put("go", 1)
+        await bench.settled()
+        entry = await bench.entry(event)
+        bench.engine.outcomes.end(entry, "dead", "killed the process")
+        await bench.settled()
+        outcome = bench.engine.router.redrive(entry)
+        assert outcome is not None
+        assert (outcome.ran, outcome.deliver, outcome.status) == (False, ("out",), "queued")

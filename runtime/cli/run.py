@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import logging
 import os
 import signal
@@ -75,10 +76,12 @@ async def serve(settings: Settings, *, once: bool) -> int:
     app = App(settings)
     admin = make_server(app)
     stopping = asyncio.Event()
-    _listen_for_signals(stopping)
+    _listen_for_signals(stopping, app)
     await _start(app, admin.start)
     dead = (await app.stats())["dead"]
     announce(banner(app, admin.address), err=_prints_data(settings))
+    gc.freeze()  # what is loaded stays; a flow of events makes less garbage than the collector expects
+    gc.set_threshold(50_000, 20, 100)
     await _until(stopping, app, once=once)
     if app.failed.is_set():
         return EXIT_FAILED  # at once: what could still be done could not be recorded
@@ -91,11 +94,12 @@ async def serve(settings: Settings, *, once: bool) -> int:
     return EXIT_OK
 
 
-def _listen_for_signals(stopping: asyncio.Event) -> None:
+def _listen_for_signals(stopping: asyncio.Event, app: App) -> None:
     """Set `stopping` at the first SIGTERM or SIGINT; the second ends the process at once."""
 
     def on_signal() -> None:
         if stopping.is_set():
+            app.journal.unmark_all()  # what is cut off now has not killed the process
             os._exit(EXIT_FAILED)
         stopping.set()
 

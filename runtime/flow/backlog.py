@@ -1,7 +1,7 @@
 """The backlog: what waits in the journal and not in memory is read when its turn is near.
 
-One reader takes the wishes of dispatch and of deliveries in turn, so that the answers keep the order in which the
-journal gave them; delayed events are read some time before they are due.
+One reader takes the wishes of dispatch and of deliveries, as many at once as there are; delayed events are read some
+time before they are due.
 """
 
 from __future__ import annotations
@@ -132,14 +132,20 @@ class Backlog:
         """Read what is wished for, until cancelled."""
         try:
             while True:
-                shelf, after = await self._wishes.get()
-                await self._fulfil(shelf, after)
-        except JournalError as error:
-            self._lost(error)
+                wishes = [await self._wishes.get()]
+                while not self._wishes.empty():
+                    wishes.append(self._wishes.get_nowait())
+                await asyncio.gather(*(self._fulfil(shelf, after) for shelf, after in wishes))
+        except Exception as error:  # noqa: BLE001 - without its backlog the runtime would stand still, and say nothing
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self._lost(error if isinstance(error, JournalError) else JournalError(f"{type(error).__name__}: {error}"))
 
     async def _fulfil(self, shelf: Shelf, after: int) -> None:
         if shelf.kind == "key":
-            levels = [await self._journal.read(Shelf("key", shelf.name, level), limit=CHUNK) for level in range(LEVELS)]
+            shelves = [Shelf("key", shelf.name, level) for level in range(LEVELS)]
+            levels = await asyncio.gather(*(self._journal.read(one, limit=CHUNK) for one in shelves))
             self._dispatch.fill_key(shelf.name, levels, CHUNK)
             return
         entries = await self._journal.read(shelf, after=after, limit=CHUNK)
@@ -154,18 +160,22 @@ class Backlog:
         """End what has waited too long for functions that were removed, until cancelled."""
         while True:
             await self._clock.sleep(AHEAD)
-            for entry in self._dispatch.expire(self._clock.time() - self._keep):
-                self._end(entry, DEAD, "no function")
-                self._dispatch.release(entry)
+            while expired := self._dispatch.expire(self._clock.time() - self._keep):
+                for entry in expired:
+                    self._end(entry, DEAD, "no function")
+                    self._dispatch.release(entry)
 
     async def watch_due(self) -> None:
         """Read delayed events before they are due, until cancelled."""
-        until = 0.0
+        after = (0.0, 0)
         try:
             while True:
-                after, until = until, self._clock.time() + 2 * AHEAD
+                until = self._clock.time() + 2 * AHEAD
                 self._dispatch.due_until = until  # from now on it keeps those that are accepted; the others are read
-                self._dispatch.fill_due(await self._journal.read_due(after, until))
+                while entries := await self._journal.read_due(after, until, limit=CHUNK):
+                    after = (entries[-1].due, entries[-1].seq)
+                    self._dispatch.fill_due(entries)
+                after = (until, 2**62)
                 await self._clock.sleep(AHEAD)
-        except JournalError as error:
-            self._lost(error)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._fail(error)

@@ -69,6 +69,7 @@ class Delivery:
         self._more = False
         self._loaded = 0
         self._loading = False
+        self._missed = False
         self._queue: list[tuple[float, int, Entry]] = []
         self._busy: dict[str, deque[Entry]] = {}
         self._attempts: dict[int, int] = {}
@@ -128,6 +129,7 @@ class Delivery:
         if entry.seq > self._loaded:
             self._more = self._more or self.waiting >= self._window
             if self._more:
+                self._missed = True
                 return
         self._hold(entry)
 
@@ -139,7 +141,7 @@ class Delivery:
     def fill(self, entries: Sequence[Entry], *, more: bool) -> None:
         """Take events that were asked for; `more` when there are others behind them."""
         self._loading = False
-        self._more = more
+        self._more = more or self._missed
         for entry in entries:
             if entry.seq > self._loaded:
                 self._hold(entry)
@@ -147,7 +149,7 @@ class Delivery:
 
     def _feed_more(self) -> None:
         if self._more and not self._loading and self.waiting <= self._window // 4:
-            self._loading = True
+            self._loading, self._missed = True, False
             self._feed(Shelf("sink", self.spec.name), self._loaded)
 
     def _hold(self, entry: Entry) -> None:
@@ -163,8 +165,8 @@ class Delivery:
 
     @property
     def waiting(self) -> int:
-        """How many events wait or are being written, of those in memory."""
-        return len(self._queue) + sum(len(write.batch) for write in self._writes) + sum(map(len, self._busy.values()))
+        """How many events wait, for their turn or another attempt, or are being written, of those in memory."""
+        return len(self._attempts) + len(self._queue) + sum(len(write.batch) for write in self._writes) + sum(map(len, self._busy.values()))
 
     def live(self) -> dict[int, Status]:
         """Return by `seq` which events are being written, and which wait for their next attempt."""
@@ -276,6 +278,7 @@ class Delivery:
             else:
                 self._failed(entry, step, failure)
         self._write_more()
+        self._feed_more()
 
     def _failed(self, entry: Entry, step: Step, failure: BaseException) -> None:
         step.error = error_of(failure)

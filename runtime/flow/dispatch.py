@@ -76,7 +76,8 @@ class Dispatch:
         self._settle = settle
         self._feed = feed
         self._window = window if journal.persistent else UNBOUNDED
-        self._keys = Keys(ranking, self._window, feed)
+        self._keys = Keys(ranking, self._window, feed, lambda: bool(self._deep))
+        self._deep: set[Lane] = set()  # lanes of which entries are only in the journal
         self.due_until = 0.0 if journal.persistent else float("inf")  # delayed events up to this time are in memory
         self._suspect: Run | None = None
         self._suspects: deque[tuple[Run, int]] = deque()
@@ -129,9 +130,15 @@ class Dispatch:
         lane = self._lane(entry)
         if entry.seq <= lane.loaded:
             return True
-        if not lane.more:
-            lane.more = len(lane) >= self._window
+        if not lane.more and len(lane) >= self._window:
+            self._deepen(lane, more=True)
+        lane.missed = lane.missed or lane.more
         return not lane.more
+
+    def _deepen(self, lane: Lane, *, more: bool) -> None:
+        """Note whether entries of a lane are only in the journal."""
+        lane.more = more
+        (self._deep.add if more else self._deep.discard)(lane)
 
     def _hold(self, entry: Entry) -> None:
         """Keep an entry in memory, and let it stand in its lane when it is due and first of its key."""
@@ -144,7 +151,7 @@ class Dispatch:
             self._due(entry)
 
     def _due(self, entry: Entry) -> None:
-        if not entry.due:
+        if not entry.due and not entry.begun:
             lane = self._lane(entry)
             lane.loaded = max(lane.loaded, entry.seq)
         key = entry.event.key
@@ -191,20 +198,20 @@ class Dispatch:
     def resume(self, shelf: Shelf) -> None:
         """Take up a lane of which entries wait in the journal, at start."""
         lane = self._lane_of(shelf.name, shelf.level)
-        lane.more = True
+        self._deepen(lane, more=True)
         heapq.heappush(self._heads, (float("-inf"), 0, lane))  # nothing starts before each lane has told its first
         self._feed_lane(lane)
 
     def _feed_lane(self, lane: Lane) -> None:
         if lane.more and not lane.loading and len(lane) <= self._window // 4:
-            lane.loading = True
+            lane.loading, lane.missed = True, False
             self._feed(Shelf("lane", lane.type, lane.level), lane.loaded)
 
     def fill_lane(self, shelf: Shelf, entries: Sequence[Entry], *, more: bool) -> None:
         """Take entries of a lane that were asked for; `more` when there are others behind them."""
         lane = self._lane_of(shelf.name, shelf.level)
         lane.loading = False
-        lane.more = more
+        self._deepen(lane, more=more or lane.missed)
         for entry in entries:
             lane.loaded = entry.seq
             if not entry.held:
@@ -224,12 +231,16 @@ class Dispatch:
 
     def expire(self, horizon: float) -> list[Entry]:
         """Remove and return the entries accepted before `horizon` that wait for functions which were removed."""
+        assert self._graph is not None
         expired = []
-        for lane in self._lanes.values():
-            while lane.blocked and lane.plan and not lane.plan.functions and (head := lane.head()) and head.accepted < horizon:
-                expired.append(lane.pop())
-                expired[-1].standing = False
-                self.waiting -= 1
+        for lane in [lane for lane in self._lanes.values() if lane or lane.more]:
+            gone = not self._graph.plan(lane.type).functions
+            while gone and (head := lane.head()) and head.accepted < horizon:
+                lane.pop()
+                head.standing = False
+                if head.event.key is None or self._keys.start(head.event.key, head):
+                    expired.append(head)
+                    self.waiting -= 1
             self._feed_lane(lane)
         return expired
 

@@ -36,7 +36,7 @@ def is_permanent(error: BaseException) -> bool:
 def error_of(error: BaseException) -> StepError:
     """Return the record of an exception, with its traceback as text so that no frame is kept; overlong text is cut."""
     status = error.status if isinstance(error, Reject) else 500
-    trace = "".join(traceback.format_exception(type(error), error, _of_user(error)))
+    trace = clean("".join(traceback.format_exception(type(error), error, _of_user(error))))
     return StepError(type(error).__name__, _cut(_text_of(error), LONGEST), _cut(trace, 10 * LONGEST), status)
 
 
@@ -48,13 +48,18 @@ def told(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}"
 
 
+def clean(text: str) -> str:
+    """Return text that can be written: half a surrogate pair, as names of files may have, becomes a question mark."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[:length]}… ({len(text)} characters)"
 
 
 def _text_of(error: BaseException) -> str:
     try:
-        return str(error)
+        return clean(str(error))
     except Exception:  # noqa: BLE001 - a __str__ of the user
         return "its text cannot be told: __str__ raised"
 

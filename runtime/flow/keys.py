@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from runtime.flow.lanes import Ranking
 from runtime.records import Entry, Shelf
 
+BUDGET = 10  # windows of entries that wait for all keys together before any further one is left in the journal
+
 LAST: tuple[float, int] = (float("inf"), 0)  # behind every place in the order
 FIRST: tuple[float, int] = (float("-inf"), 0)
 
@@ -18,12 +20,13 @@ class KeyQueue:
     When it is `spilled` further ones, behind `last`, are only in the journal; there is no holder while they are read.
     """
 
-    __slots__ = ("holder", "last", "spilled", "started", "waiting")
+    __slots__ = ("holder", "last", "missed", "spilled", "started", "waiting")
 
     def __init__(self, holder: Entry) -> None:
         self.holder: Entry | None = holder
         self.started = False
         self.spilled = False
+        self.missed = False
         self.last = holder.order
         self.waiting: list[tuple[float, int, Entry]] = []
 
@@ -34,9 +37,15 @@ class KeyQueue:
 
 
 class Keys:
-    """The queues of all keys that are in use; of each at most `window` entries wait in memory, more are asked for by `feed`."""
+    """The queues of all keys that are in use; of each at most `window` entries wait in memory, more are asked for by `feed`.
 
-    def __init__(self, ranking: Ranking, window: int, feed: Callable[[Shelf, int], None]) -> None:
+    `is_deep` tells whether there are entries that only the journal has: then a key that comes into use is read there
+    first, since an earlier entry of it may stand in a lane that is not in memory.
+    """
+
+    def __init__(self, ranking: Ranking, window: int, feed: Callable[[Shelf, int], None], is_deep: Callable[[], bool]) -> None:
+        self._is_deep = is_deep
+        self._parked = 0
         self._ranking = ranking
         self._window = window
         self._feed = feed
@@ -46,19 +55,28 @@ class Keys:
         """Return whether an entry may stand in its lane; otherwise it waits here, or is read again when its turn is near."""
         queue = self._queues.get(key)
         if queue is None:
-            self._queues[key] = KeyQueue(entry)
-            return True
+            queue = self._queues[key] = KeyQueue(entry)
+            if entry.begun or not self._is_deep():
+                return True
+            self._park(queue, entry)
+            queue.holder = None
+            self._feed(Shelf("key", key), 0)
+            return False
         may_spill = not entry.begun and not entry.due and entry.order > queue.last
-        if may_spill and (queue.spilled or len(queue.waiting) >= self._window):
-            queue.spilled = True
+        if may_spill and (queue.spilled or len(queue.waiting) >= self._window or self._parked >= BUDGET * self._window):
+            queue.spilled = queue.missed = True
             entry.held = False
         elif queue.holder is None or queue.started or queue.holder.order < entry.order:
-            queue.park(entry)
+            self._park(queue, entry)
         else:
-            queue.park(queue.holder)  # overtaken: it stays behind in its lane, where it is passed over
+            self._park(queue, queue.holder)  # overtaken: it stays behind in its lane, where it is passed over
             queue.holder = entry
             return True
         return False
+
+    def _park(self, queue: KeyQueue, entry: Entry) -> None:
+        self._parked += 1
+        queue.park(entry)
 
     def holder(self, key: str) -> Entry | None:
         """Return the entry that stands first for a key, if it is in use."""
@@ -84,8 +102,10 @@ class Keys:
     def _next(self, key: str, queue: KeyQueue) -> Entry | None:
         queue.holder = None
         if queue.waiting:
+            self._parked -= 1
             queue.holder = heapq.heappop(queue.waiting)[2]
         elif queue.spilled:
+            queue.missed = False
             self._feed(Shelf("key", key), 0)
         else:
             del self._queues[key]
@@ -102,11 +122,11 @@ class Keys:
                 entry.rank = self._ranking.rank(entry.event.priority, entry.accepted)
         cuts = [entries[-1].order for entries in levels if len(entries) >= limit]
         cut = min(cuts, default=LAST)
-        queue.spilled = bool(cuts)
+        queue.spilled = bool(cuts) or queue.missed
         queue.last = max((one[:2] for one in queue.waiting), default=FIRST)
         for entries in levels:
             for entry in entries:
                 if entry.order <= cut and not entry.held:
                     entry.held = True
-                    queue.park(entry)
+                    self._park(queue, entry)
         return self._next(key, queue)

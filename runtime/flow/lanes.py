@@ -29,7 +29,7 @@ class Ranking:
 class Lane:
     """The waiting events of one type and level, in order; with `more` those accepted after `loaded` are only in the journal."""
 
-    __slots__ = ("blocked", "gates", "items", "late", "level", "loaded", "loading", "more", "plan", "roots", "type")
+    __slots__ = ("blocked", "gates", "items", "late", "level", "loaded", "loading", "missed", "more", "plan", "roots", "type")
 
     def __init__(self, type: str, level: int) -> None:
         self.type = type
@@ -37,6 +37,7 @@ class Lane:
         self.more = False
         self.loaded = 0
         self.loading = False
+        self.missed = False
         self.items: deque[Entry] = deque()
         self.late: list[tuple[float, int, Entry]] = []
         self.blocked = False

@@ -88,6 +88,8 @@ class Outcomes:
 
     def _end_part(self, entry: Entry, part: str, *, failed: bool) -> Status | None:
         """Return the status of the event when its last part ends now, else None."""
+        if entry.status in ENDED:
+            return None  # it was ended as a whole meanwhile
         if not entry.sinks:
             return DEAD if failed else DONE
         parts = self._parts.get(entry.seq)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from runtime import pattern
 from runtime.graph import Graph, Plan
-from runtime.records import DEAD, FAILED, PENDING, QUEUED, SKIPPED, UNROUTED, Entry, Outcome, Route, Step, is_pending, undelivered
+from runtime.records import DEAD, DONE, FAILED, PENDING, QUEUED, SKIPPED, UNROUTED, Entry, Outcome, Route, Step, is_pending
 
 MANY_TYPES = 100_000  # routes kept at most
 
@@ -84,12 +84,16 @@ class Router:
         if entry.status != DEAD:
             return None
         again = [step for step in entry.steps.values() if step.status == FAILED or (step.status == SKIPPED and step.cause)]
-        sinks = {*undelivered(entry), *(step.function for step in again if step.function in entry.sinks)}
-        ran = all(step.function in entry.sinks for step in again) and bool(again)
+        steps = {**entry.steps, **{step.function: Step(step.function, PENDING) for step in again}}
+        functions = self.plan(entry.event.type).functions
+        ran = not any(is_pending(steps.get(function.name)) for function in functions)
+        ran = ran and (bool(functions) or any(name not in entry.sinks for name in steps))  # otherwise it waits for a function
+        deliver = tuple(sink for sink in entry.sinks if is_pending(steps.get(sink)))
         return Outcome(
             entry=entry,
-            steps=[Step(step.function, PENDING) for step in again],
-            status=QUEUED,
+            steps=[steps[step.function] for step in again],
+            status=DONE if ran and not deliver else QUEUED,
             ran=ran,
-            deliver=tuple(sink for sink in entry.sinks if sink in sinks and sink in self._deliveries),
+            deliver=deliver,
+            at=entry.ended,
         )

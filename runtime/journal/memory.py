@@ -149,10 +149,11 @@ class MemoryJournal(Journal):
         """Return the waiting entries of a shelf; see `Journal.read`."""
         return list(islice((entry for entry in self._waiting() if entry.seq > after and _stands_on(entry, shelf)), limit))
 
-    async def read_due(self, after: float, until: float) -> list[Entry]:
+    async def read_due(self, after: tuple[float, int], until: float, *, limit: int = 1000) -> list[Entry]:
         """Return delayed entries; see `Journal.read_due`."""
-        found = [entry for entry in self._waiting() if after < entry.due <= until and not entry.begun and not entry.ran]
-        return sorted(found, key=lambda entry: (entry.due, entry.seq))
+        delayed = [entry for entry in self._waiting() if entry.due and not entry.begun and not entry.ran]
+        found = [entry for entry in delayed if after < (entry.due, entry.seq) and entry.due <= until]
+        return sorted(found, key=lambda entry: (entry.due, entry.seq))[:limit]
 
     async def waiting(self) -> int:
         """Return how many entries wait in lanes or are delayed."""

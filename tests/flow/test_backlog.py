@@ -12,7 +12,7 @@ from support import Bench, graph_of
 
 from runtime import Context, Event, Sink, function
 from runtime.journal.memory import MemoryJournal
-from runtime.records import Entry
+from runtime.records import Entry, Step
 from runtime.specs import SinkSpec
 
 WINDOW = 8
@@ -230,3 +230,87 @@ async def test_what_waits_for_a_sink_that_was_removed_ends_and_for_one_that_is_b
         await flow.settled()
         assert [entry.status for entry in Kept.before] == ["done", "queued"]
         assert Kept.before[0].steps["removed"].reason == "the sink was removed from the configuration"
+
+
+async def test_what_has_begun_does_not_hide_what_waits_before_it() -> None:
+    seen: list[int] = []
+
+    def declare() -> None:
+        @function(on="go")
+        async def take(data: int) -> None:
+            seen.append(data)
+
+    retrying = waiting(30)
+    retrying.steps = {"take": Step("take", "retrying", 1)}
+    Kept.before = [*(waiting(seq) for seq in range(1, 30)), retrying]
+    async with bench(declare) as flow:
+        await flow.clock.settle(500)
+        await flow.settled()
+        assert sorted(seen) == list(range(1, 31))
+
+
+async def test_a_key_is_taken_up_in_order_over_lanes_that_are_not_in_memory() -> None:
+    seen: list[tuple[str, int]] = []
+    gate = asyncio.Event()
+
+    def declare() -> None:
+        @function(on="a", concurrency=1, timeout=10_000)
+        async def slow(event: Event) -> None:
+            await gate.wait()
+            if event.key is not None:
+                seen.append(("a", event.data))
+
+        @function(on="b")
+        async def fast(event: Event) -> None:
+            seen.append(("b", event.data))
+
+    async with bench(declare) as flow:
+        for number in range(3 * WINDOW):
+            await flow.put("a", number)
+        await flow.put("a", -1, key="k")
+        await flow.put("b", -2, key="k")
+        await flow.clock.settle(200)
+        assert seen == [], "the first of the key waits for its function, and the second for the first"
+        gate.set()
+        await flow.clock.settle(2000)
+        assert seen == [("a", -1), ("b", -2)]
+
+
+async def test_a_sink_with_large_batches_goes_on_when_its_writes_are_done() -> None:
+    sink = Memory()
+    spec = SinkSpec(name="out", on=("go",), plugin="p", concurrency=4, batch=WINDOW // 2, batch_wait=0.0, timeout=10_000)
+    async with bench(lambda: None, sinks=[(spec, sink)]) as flow:
+        for number in range(10 * WINDOW):
+            await flow.put("go", number)
+        sink.gate.set()
+        await flow.clock.settle(2000)
+        await flow.settled()
+        assert sorted(sink.data) == list(range(10 * WINDOW))
+
+
+async def test_a_sink_that_is_down_holds_a_window_of_retries_too() -> None:
+    class Down(Memory):
+        async def write(self, events: list[Event]) -> None:
+            raise OSError("down")
+
+    spec = SinkSpec(name="out", on=("go",), plugin="p", retries=100)
+    async with bench(lambda: None, sinks=[(spec, Down())]) as flow:
+        for number in range(20 * WINDOW):
+            await flow.put("go", number)
+            await flow.clock.settle(2)
+        assert len(flow.engine.deliveries[0]._attempts) <= 2 * WINDOW
+
+
+async def test_events_of_one_key_whose_functions_were_removed_expire_together() -> None:
+    def declare() -> None:
+        @function(on="go")
+        async def take(data: int) -> None: ...
+
+    async with Bench(declare) as flow:
+        flow.engine.adopt(graph_of(lambda: None), 2)
+        for number in range(10):
+            await flow.put("go", number, key="k")
+        await flow.clock.advance(86_400 + 60)
+        await flow.settled()
+        counts = await flow.journal.counts()
+        assert (counts.dead, counts.open, flow.engine.dispatch.waiting) == (10, 0, 0)

@@ -53,7 +53,7 @@ class Marks:
     def __init__(self, path: Path) -> None:
         size = 8 * (SLOTS + 1)
         with path.open("a+b") as file:
-            file.truncate(size)
+            os.posix_fallocate(file.fileno(), 0, size)  # a map over space that is not there would kill the process
             self._map = mmap.mmap(file.fileno(), size)
         self._slots = memoryview(self._map).cast("Q")
         self._taken: dict[int, tuple[int, int]] = {}  # by `seq` its slot, and how many things of it execute
@@ -75,6 +75,12 @@ class Marks:
             self._slots[slot] = seq
         if slot:
             self._taken[seq] = (slot, count + 1)
+
+    def stop(self) -> None:
+        """Mark nothing any more, and take back what is marked."""
+        self._free.clear()
+        self._taken.clear()
+        self.clear()
 
     def unmark(self, seq: int) -> None:
         """Note that an entry is not executing any more."""

@@ -9,6 +9,7 @@ object for each in this process.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -89,7 +90,7 @@ class SqliteJournal(Journal):
     async def open(self) -> None:
         """Make ready; see `Journal.open`."""
         connection = await asyncio.get_running_loop().run_in_executor(None, self._prepare)
-        self._thread = Writer(self._path, connection, self._marks, self._reserve, tend=self._prune, lost=self._lost)
+        self._thread = Writer(self._path, connection, self._marks, self._reserve, tend=self._prune, lost=self._on_lost)
         self._thread.start()
         self._is_open = True
         self._readers = ThreadPoolExecutor(1, "journal-reader", initializer=self._open_reader)
@@ -100,15 +101,14 @@ class SqliteJournal(Journal):
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = Lock(self._beside("lock"))
+            self._lock.take(self._path)
         except OSError as error:
-            raise JournalError(f"{self._path} cannot be opened: {error.strerror}; mend it, or give [journal] url another path") from None
-        self._lock.take(self._path)
+            raise _unopened(self._path, error) from None
         try:
             return self._take_up()
         except (apsw.Error, OSError) as error:
             self._lock.release()
-            told = f"{type(error).__name__}: {error}"
-            raise JournalError(f"{self._path} cannot be opened ({told}); move it away, or give [journal] url another path") from error
+            raise _unopened(self._path, error) from error
         except JournalError:
             self._lock.release()
             raise
@@ -170,7 +170,8 @@ class SqliteJournal(Journal):
     async def close(self) -> None:
         """Write what is under way and let go."""
         await self._thread.close()
-        self._readers.shutdown(wait=False, cancel_futures=True)
+        self._readers.submit(lambda: self._reader.close())  # noqa: PLW0108 - there is none before the thread begins
+        self._readers.shutdown(wait=True)
         self._marks.close()
         self._lock.release()
 
@@ -190,7 +191,7 @@ class SqliteJournal(Journal):
                 then(accepted)
 
         work = partial(_append, list(entries), rows, kept, self._clock.time() - self._dedupe)
-        await self._thread.submit(work, then=answer, last=self._seq)
+        await self._thread.submit(work, then=answer)
         return accepted
 
     def _row(self, entry: Entry) -> Row:
@@ -219,7 +220,7 @@ class SqliteJournal(Journal):
         states: dict[tuple[str, str | None], dict[str, Any]] = {}
         for outcome in outcomes:
             entry = outcome.entry
-            entries[entry.seq] = entry
+            entries[entry.seq] = self._live[entry.seq] = entry
             changes.moves += _apply(outcome)
             changes.emitted += [(one, self._row(one)) for one in outcome.emitted]
             if outcome.state is not None:
@@ -232,7 +233,7 @@ class SqliteJournal(Journal):
         changes.updates = [update_of(entry) for entry in entries.values()]
         changes.states = [(*place, pack(state)) for place, state in states.items()]
         work = partial(_record, changes, self._clock.time() - self._dedupe)
-        dropped = await self._thread.submit(work, kept=True, last=self._seq)
+        dropped = await self._thread.submit(work, kept=True)
         for (one, _), is_dropped in zip(changes.emitted, dropped, strict=True):
             if is_dropped:
                 one.seq = 0
@@ -250,11 +251,20 @@ class SqliteJournal(Journal):
         """Note that an entry is not executing any more."""
         self._marks.unmark(seq)
 
-    def _prune(self, batch: Batch) -> None:
-        """Let some of the entries go that have ended long ago, or more of them when the file has grown too large."""
+    def unmark_all(self) -> None:
+        """Charge nothing to what executes now, though the process ends."""
+        self._marks.stop()
+
+    def _on_lost(self, error: JournalError) -> None:
+        self.unmark_all()  # the disk has failed, and not what was running
+        self._lost(error)
+
+    def _prune(self, batch: Batch) -> bool:
+        """Let entries go that ended long ago (earlier when the file is too large), faster than others come; tell if there are more."""
         size = reading.used_bytes(batch.connection)
         horizon = self._clock.time() if size > self._max_bytes else self._clock.time() - self._keep
-        reading.prune(batch.connection, horizon, PRUNED)
+        limit = max(PRUNED, 2 * batch.inserted)
+        return reading.prune(batch.connection, horizon, limit) == limit
 
     # --- read -----------------------------------------------------------------------------------------
 
@@ -268,9 +278,9 @@ class SqliteJournal(Journal):
         rows = await self._thread.submit(lambda batch: reading.read_shelf(batch.connection, shelf, after, limit), writes=False)
         return [self._revive(entry) for entry in rows]
 
-    async def read_due(self, after: float, until: float) -> list[Entry]:
+    async def read_due(self, after: tuple[float, int], until: float, *, limit: int = 1000) -> list[Entry]:
         """Return delayed entries; see `Journal.read_due`."""
-        rows = await self._thread.submit(lambda batch: reading.read_due(batch.connection, after, until), writes=False)
+        rows = await self._thread.submit(lambda batch: reading.read_due(batch.connection, after, until, limit), writes=False)
         return [self._revive(entry) for entry in rows]
 
     async def waiting(self) -> int:
@@ -295,7 +305,7 @@ class SqliteJournal(Journal):
             found = await asyncio.get_running_loop().run_in_executor(self._readers, search)
         except (apsw.Error, RuntimeError) as error:
             raise JournalError(f"{self._path} cannot be read: {type(error).__name__}: {error}") from None
-        return [self._revive(entry) for entry in found]
+        return [self._live.get(entry.seq, entry) for entry in found]  # older than what is in memory: never put there
 
     async def counts(self) -> Counts:
         """Return how many entries there are by status."""
@@ -318,6 +328,14 @@ class SqliteJournal(Journal):
         """Return the cursor recorded last for a source, or None."""
         packed = await self._thread.submit(lambda batch: reading.cursor(batch.connection, source), writes=False)
         return None if packed is None else unpack(packed)
+
+
+def _unopened(path: Path, error: Exception) -> JournalError:
+    """Return the error of a journal that cannot be opened, with what to do."""
+    if isinstance(error, apsw.FullError) or getattr(error, "errno", None) == errno.ENOSPC:
+        return JournalError(f"{path} cannot be opened: the disk is full; make room, or give [journal] url another path")
+    remedy = DAMAGED if isinstance(error, apsw.CorruptError | apsw.NotADBError) else "mend that, or give [journal] url another path"
+    return JournalError(f"{path} cannot be opened: {type(error).__name__}: {error}; {remedy}")
 
 
 def _apply(outcome: Outcome) -> list[tuple[str, str]]:
@@ -362,6 +380,8 @@ def _insert(pairs: list[tuple[Entry, Row]], horizon: float, batch: Batch) -> lis
                 connection.execute(INSERT, row)
             firsts.append(first)
     new = [entry for (entry, _), first in zip(pairs, firsts, strict=True) if first is None]
+    batch.inserted += len(new)
+    batch.last = max(batch.last, new[-1].seq if new else 0)
     deliveries = [(sink, entry.seq) for entry in new for sink in entry.sinks]
     if deliveries:
         connection.executemany("INSERT INTO deliveries VALUES (?, ?)", deliveries)
@@ -376,7 +396,7 @@ def _record(changes: Changes, horizon: float, batch: Batch) -> list[bool]:
     connection.executemany(UPDATE, changes.updates)
     firsts = _insert(changes.emitted, horizon, batch) if changes.emitted else []
     if changes.states:
-        rows = [(function, key or "", value) for function, key, value in changes.states]
+        rows = [(function, reading.place_of(key), value) for function, key, value in changes.states]
         connection.executemany("INSERT OR REPLACE INTO states VALUES (?, ?, ?)", rows)
     if changes.delivered:
         connection.executemany("DELETE FROM deliveries WHERE sink = ? AND seq = ?", changes.delivered)

@@ -59,9 +59,10 @@ def read_shelf(connection: apsw.Connection, shelf: Shelf, after: int, limit: int
     return _entries(connection, f"{SELECT} WHERE {where} ORDER BY seq LIMIT ?", (*values, limit))
 
 
-def read_due(connection: apsw.Connection, after: float, until: float) -> list[Entry]:
+def read_due(connection: apsw.Connection, after: tuple[float, int], until: float, limit: int) -> list[Entry]:
     """Return delayed entries by the time they are due."""
-    return _entries(connection, f"{SELECT} WHERE stage = {DUE} AND due > ? AND due <= ? ORDER BY due, seq", (after, until))
+    sql = f"{SELECT} WHERE stage = {DUE} AND (due, seq) > (?, ?) AND due <= ? ORDER BY due, seq LIMIT ?"
+    return _entries(connection, sql, (*after, until, limit))
 
 
 def waiting(connection: apsw.Connection) -> int:
@@ -83,8 +84,13 @@ def counts(connection: apsw.Connection) -> dict[str, int]:
 
 def state(connection: apsw.Connection, function: str, key: str | None) -> bytes | None:
     """Return the packed state of a function and key."""
-    row = connection.execute("SELECT value FROM states WHERE function = ? AND key = ?", (function, key or "")).fetchone()
+    row = connection.execute("SELECT value FROM states WHERE function = ? AND key = ?", (function, place_of(key))).fetchone()
     return None if row is None else row[0]
+
+
+def place_of(key: str | None) -> str:
+    """Return a key as `states` has it; the state of events without one has a place of its own."""
+    return "" if key is None else f"k{key}"
 
 
 def cursor(connection: apsw.Connection, source: str) -> bytes | None:
@@ -118,7 +124,8 @@ def query(connection: apsw.Connection, query: Query) -> list[Entry]:
     """Return the entries a query asks for, the newest first; conditions on steps are looked up row by row."""
     conditions, values = ["1"], []
     if query.status:
-        conditions.append(f"status IN ({', '.join(str(CODES[status]) for status in query.status)})")
+        codes = [f"status = {CODES[status]}" for status in query.status]  # by itself `=` finds the index of dead letters
+        conditions.append(f"({' OR '.join(codes)})")
     if query.type is not None and pattern.is_literal(query.type):
         conditions.append("type = ?")
         values.append(query.type)

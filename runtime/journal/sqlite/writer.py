@@ -34,11 +34,13 @@ PULSE = 1.0  # seconds after which the thread looks after the file when nothing 
 
 
 class Batch:
-    """What the jobs of one transaction are given: the connection, and changes of counts by name that go into it."""
+    """What the jobs of one transaction are given: the connection, and what they say of it: changes of counts by name, rows inserted."""
 
     def __init__(self, connection: apsw.Connection) -> None:
         self.connection = connection
         self.counts: Counter[str] = Counter()
+        self.inserted = 0
+        self.last = 0
 
 
 Work = Callable[[Batch], Any]
@@ -66,7 +68,7 @@ class Writer:
         marks: Marks,
         reserve: Reserve,
         *,
-        tend: Work,
+        tend: Callable[[Batch], bool],
         lost: Callable[[JournalError], None],
     ) -> None:
         self._path = path
@@ -81,8 +83,9 @@ class Writer:
         self._closing = False
         self._failure: JournalError | None = None
         self._identity = _identity(path)
+        self._log_path = path.with_name(f"{path.name}-wal")
+        self._log_identity: tuple[int, int] | None = None
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
-        self._committed = 0
         self.is_full = False
 
     def start(self) -> None:
@@ -90,20 +93,18 @@ class Writer:
         self._thread.start()
 
     def submit(
-        self, work: Work, *, writes: bool = True, kept: bool = False, then: Callable[[Any], None] | None = None, last: int = 0
+        self, work: Work, *, writes: bool = True, kept: bool = False, then: Callable[[Any], None] | None = None
     ) -> asyncio.Future[Any]:
-        """Return the future of a job's answer; `last` is the highest `seq` that it gives."""
+        """Return the future of a job's answer."""
         future = self._loop.create_future()
-        if self._failure is not None:
-            future.set_exception(self._failure)
-            return future
-        if self.is_full and writes and not kept:
-            future.set_exception(_full(self._path))
-            return future
         with self._changed:
-            self._committed = max(self._committed, last)
-            self._jobs.append(Job(work, future, writes, kept, then))
-            self._changed.notify()
+            if self._failure is not None:
+                future.set_exception(self._failure)
+            elif self.is_full and writes and not kept:
+                future.set_exception(_full(self._path))
+            else:
+                self._jobs.append(Job(work, future, writes, kept, then))
+                self._changed.notify()
         return future
 
     async def close(self) -> None:
@@ -118,43 +119,45 @@ class Writer:
 
     def _run(self) -> None:
         connection = self._connection
-        try:
-            while True:
-                with self._changed:
-                    if not self._jobs and not self._closing:
-                        self._changed.wait(PULSE)
-                    jobs, self._jobs = list(self._jobs), deque()
-                    last = self._committed
-                    closing = self._closing
-                self._commit(connection, jobs)
-                if jobs and self._failure is None:
-                    self._marks.committed = max(self._marks.committed, last)
-                if closing and not jobs:
-                    return
-                self._look_after(connection, busy=bool(jobs))
-        except BaseException as error:  # noqa: BLE001 - whatever it is, nothing is recorded any more
-            self._fail(_failure(self._path, error), [])
-        finally:
-            with suppress(apsw.Error):
-                connection.close()
+        batch = Batch(connection)
+        while self._failure is None:
+            with self._changed:
+                if not self._jobs and not self._closing:
+                    self._changed.wait(PULSE)
+                jobs = self._taken()
+                closing = self._closing
+            if jobs:
+                batch = self._commit(connection, jobs)
+            elif closing:
+                break
+            self._look_after(batch, busy=bool(jobs))
+        with suppress(apsw.Error):
+            connection.close()
 
-    def _commit(self, connection: apsw.Connection, jobs: list[Job]) -> None:
+    def _taken(self) -> list[Job]:
+        """Return the jobs that wait; called with the lock."""
+        jobs, self._jobs = list(self._jobs), deque()
+        return jobs
+
+    def _commit(self, connection: apsw.Connection, jobs: list[Job]) -> Batch:
         """Run jobs in one transaction and answer them; on a full disk refuse some, and go on until the others are done."""
-        while jobs and self._failure is None:
+        batch = Batch(connection)
+        while jobs:
+            batch = Batch(connection)
             try:
-                self._transact(connection, jobs)
+                self._transact(batch, jobs)
             except apsw.FullError:
-                jobs = self._refuse(jobs)
-            except (apsw.Error, OSError) as error:
+                jobs = self._refuse(connection, jobs)
+            except BaseException as error:  # noqa: BLE001 - whatever it is, nothing may be said to be recorded any more
                 self._fail(_failure(self._path, error), jobs)
-                return
+                break
             else:
                 self._answer(jobs)
-                return
-        self._answer(jobs)
+                break
+        return batch
 
-    def _transact(self, connection: apsw.Connection, jobs: list[Job]) -> None:
-        batch = Batch(connection)
+    def _transact(self, batch: Batch, jobs: list[Job]) -> None:
+        connection = batch.connection
         writes = any(job.writes for job in jobs)
         connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
         try:
@@ -167,31 +170,52 @@ class Writer:
                 )
             self._check_file()
             connection.execute("COMMIT")
+            self._marks.committed = max(self._marks.committed, batch.last)
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
 
     def _check_file(self) -> None:
+        """See to it that the database and its log are still where others would look for them.
+
+        Raises:
+            OSError: they are not: what is written now would be gone with the process.
+        """
         if _identity(self._path) != self._identity:
             raise OSError(f"{self._path} was moved, deleted or replaced while it was in use")
+        log_file = _identity(self._log_path)
+        if self._log_identity is None:
+            self._log_identity = log_file
+        elif log_file != self._log_identity:
+            raise OSError(f"{self._log_path} was moved, deleted or replaced while it was in use")
 
-    def _refuse(self, jobs: list[Job]) -> list[Job]:
-        """Refuse what comes from outside because the disk is full; return the rest, to be tried again from the reserve."""
+    def _refuse(self, connection: apsw.Connection, jobs: list[Job]) -> list[Job]:
+        """Refuse what comes from outside because the disk is full, and read what is asked for.
+
+        Returns what is to be tried again, from the reserve or when there is room.
+        """
         if not self.is_full:
             self.is_full = True
             log.critical("%s: the disk is full; events are refused until there is room", self._path)
+        with self._changed:
+            jobs = [*jobs, *self._taken()]
+            closing = self._closing
+        kept = [job for job in jobs if job.kept]
         refused = [job for job in jobs if job.writes and not job.kept]
+        if closing and not self._reserve.is_there:
+            refused, kept = [*refused, *kept], []  # they are done again after the next start
         for job in refused:
             job.error = _full(self._path)
         self._answer(refused)
+        self._commit(connection, [job for job in jobs if not job.writes])
         if self._reserve.is_there:
             self._reserve.give_up()
-        else:
+        elif kept:
             threading.Event().wait(PATIENCE)
-        return [job for job in jobs if job.error is None]
+        return kept
 
-    def _look_after(self, connection: apsw.Connection, *, busy: bool) -> None:
+    def _look_after(self, batch: Batch, *, busy: bool) -> None:
         """Take events again when the disk has room, and let the journal tend its old entries."""
         if self._failure is not None:
             return
@@ -201,11 +225,11 @@ class Writer:
         try:
             if not busy:
                 self._check_file()
-            if not self.is_full:
-                self._tend(Batch(connection))
+            while not self.is_full and self._tend(batch) and not busy and not self._jobs:
+                pass
         except apsw.FullError:
             return
-        except (apsw.Error, OSError) as error:
+        except BaseException as error:  # noqa: BLE001 - as above
             self._fail(_failure(self._path, error), [])
 
     def _fail(self, failure: JournalError, jobs: list[Job]) -> None:
@@ -230,7 +254,10 @@ def _answer(jobs: list[Job]) -> None:
     """Give the answers, on the loop."""
     for job in jobs:
         if job.error is None and job.then is not None:
-            job.then(job.answer)
+            try:
+                job.then(job.answer)
+            except Exception:
+                log.exception("an append is recorded, but what follows it failed: a mistake of the runtime")
         if job.future.done():
             continue
         if job.error is not None:

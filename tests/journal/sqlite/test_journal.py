@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ import pytest
 
 from runtime import JournalError
 from runtime.contracts import Clock, Journal, Query
-from runtime.journal.sqlite import schema
+from runtime.journal.sqlite import reading, schema
 from runtime.journal.sqlite.files import Reserve
 from runtime.journal.sqlite.journal import SqliteJournal
 from runtime.journal.sqlite.writer import Writer
@@ -54,7 +55,7 @@ async def test_everything_is_there_again_after_it_was_closed(tmp_path: Path) -> 
     assert (first.seq, first.event, first.steps, first.sinks) == (1, entries[0].event, {"f": step}, ("x",))
     assert [one.seq for one in await journal.read(Shelf("begun"))] == [1]
     assert [one.seq for one in await journal.read(Shelf("sink", "x"))] == [1]
-    assert [one.seq for one in await journal.read_due(0, START + 99)] == [2]
+    assert [one.seq for one in await journal.read_due((0, 0), START + 99)] == [2]
     (done,) = await journal.find(entries[2].uid)
     assert (done.status, done.ended, done.steps["g"].result, done.ran) == (DONE, START, {"r": 1}, True)
     assert [one.event.id for one in await journal.effects(done.seq)] == [effect.event.id]
@@ -188,4 +189,100 @@ async def test_a_full_disk_refuses_what_comes_in_and_records_what_was_running(tm
             await asyncio.sleep(0.01)
     await journal.append([entry()])
     assert (await journal.counts()).done == 1
+    await journal.close()
+
+
+async def test_a_log_that_is_deleted_while_it_is_in_use_ends_the_journal(tmp_path: Path) -> None:
+    journal = await opened(tmp_path)
+    await journal.append([entry()])
+    (tmp_path / "journal.db-wal").unlink()
+    with pytest.raises(JournalError, match=r"journal\.db-wal was moved, deleted or replaced while it was in use"):
+        await journal.append([entry()])
+    await journal.close()
+
+
+async def test_duplicates_leave_no_gap_that_looks_like_a_loss(tmp_path: Path) -> None:
+    journal = await opened(tmp_path)
+    for _ in range(3):
+        await journal.append([entry(id="same")])
+    await journal.close()
+    journal = await opened(tmp_path)
+    assert journal.faults == []
+    await journal.close()
+
+
+async def test_a_cut_log_is_told_with_the_number_of_what_is_gone(tmp_path: Path) -> None:
+    journal = await opened(tmp_path)
+    await journal.append([entry() for _ in range(7)])
+    copied = tmp_path / "after"
+    shutil.copytree(tmp_path, copied, ignore=shutil.ignore_patterns("after", "*-wal", "*-shm"))
+    after = await opened(copied)
+    assert [str(fault) for fault in after.faults] == [
+        "journal.db: 7 events that were accepted are gone: a part of the journal was cut off or deleted outside the runtime"
+    ]
+    await after.close()
+    await journal.close()
+
+
+async def test_what_is_found_for_people_is_never_older_than_what_is_in_memory(tmp_path: Path) -> None:
+    journal = await opened(tmp_path)
+    one = entry(id="a")
+    await journal.append([one])
+    assert (await journal.find("a"))[0] is one
+    seq = one.seq
+    del one
+    gc.collect()
+    (found,) = await journal.find("a")
+    (again,) = await journal.append([entry(id="a")])
+    assert (found.seq, again.seq) == (seq, seq)
+    await journal.record([Outcome(entry=again, status=DONE, at=START)])
+    assert (await journal.find("a"))[0].status == DONE
+    await journal.close()
+
+
+async def test_a_failed_disk_charges_no_crash_to_what_was_running(tmp_path: Path) -> None:
+    journal = await opened(tmp_path)
+    one = entry()
+    await journal.append([one])
+    journal.mark(one.seq)
+    (tmp_path / "journal.db").rename(tmp_path / "moved.db")
+    with pytest.raises(JournalError):
+        await journal.append([entry()])
+    async with asyncio.timeout(10):
+        while journal._marks.found():
+            await asyncio.sleep(0)
+    await journal.close()
+
+
+@pytest.mark.parametrize("statement", ["shelves", "lane", "key", "begun", "sink", "due", "dead", "first"])
+async def test_no_question_of_the_hot_path_scans_the_table(tmp_path: Path, statement: str) -> None:
+    journal = await opened(tmp_path)
+    await journal.append([entry(id=str(number)) for number in range(10)])
+    questions = {
+        "lane": lambda db: reading.read_shelf(db, Shelf("lane", "a", 4), 0, 10),
+        "key": lambda db: reading.read_shelf(db, Shelf("key", "a", 4), 0, 10),
+        "begun": lambda db: reading.read_shelf(db, Shelf("begun"), 0, 10),
+        "sink": lambda db: reading.read_shelf(db, Shelf("sink", "x"), 0, 10),
+        "due": lambda db: reading.read_due(db, (0, 0), START, 10),
+        "dead": lambda db: reading.query(db, Query(status=(DEAD,))),
+        "first": lambda db: reading.first_of(db, "suite", "a", 0.0),
+        "shelves": reading.shelves,
+    }
+    plans: list[str] = []
+
+    def explain(batch: Any) -> None:
+        def trace(cursor: Any, sql: str, bindings: Any) -> bool:
+            if not sql.startswith("EXPLAIN"):
+                plans.extend(row[3] for row in batch.connection.execute(f"EXPLAIN QUERY PLAN {sql}", bindings))
+            return True
+
+        batch.connection.exec_trace = trace
+        try:
+            questions[statement](batch.connection)
+        finally:
+            batch.connection.exec_trace = None
+
+    await journal._thread.submit(explain, writes=False)
+    assert plans
+    assert not [plan for plan in plans if plan.startswith("SCAN") and "INDEX" not in plan], plans
     await journal.close()
