@@ -129,6 +129,7 @@ UNTESTED = {
     "runtime.web": "tests/plugins/test_http.py and tests/admin/test_api.py: by real clients",
     "runtime.cli.version": "tests/cli/test_main.py: --version",
     "runtime.journal.sqlite.rows": "tests/journal/sqlite/test_journal.py",
+    "runtime.journal.sqlite.writing": "tests/journal/sqlite/test_journal.py",
     "runtime.journal.sqlite.reading": "tests/journal/sqlite/test_journal.py",
     "runtime.journal.sqlite.writer": "tests/journal/sqlite/test_journal.py and tests/faults",
     "runtime.journal.sqlite.files": "tests/journal/sqlite/test_journal.py and tests/faults",

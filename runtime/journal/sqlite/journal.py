@@ -20,15 +20,14 @@ from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
 import apsw
-import msgspec
 from msgspec.structs import force_setattr
 
 from runtime.codec import to_builtins
 from runtime.contracts import Clock, Counts, Journal, Query
 from runtime.errors import Fault, JournalError
-from runtime.journal.sqlite import reading, schema
+from runtime.journal.sqlite import reading, schema, writing
 from runtime.journal.sqlite.files import Lock, Marks, Reserve
-from runtime.journal.sqlite.rows import CODES, INSERT, UPDATE, Row, entry_of, pack, row_of, unpack, update_of
+from runtime.journal.sqlite.rows import Row, entry_of, pack, row_of, unpack, update_of
 from runtime.journal.sqlite.schema import BEGUN
 from runtime.journal.sqlite.writer import DAMAGED, FULL, Batch, Writer
 from runtime.records import ENDED, Entry, Outcome, Shelf
@@ -39,17 +38,6 @@ PRUNED = 500  # entries that are pruned between two batches
 WAL_PAGES = 4000  # after so many pages the log is moved into the database
 MANY_STATES = 10_000  # states kept in memory
 SMALL = 64 * 1024 * 1024  # bytes up to which a file is checked as a whole when it is opened
-
-
-class Changes(msgspec.Struct):
-    """What a record changes, as rows: updated entries, emitted ones, states, rows of deliveries that go and come, moves of status."""
-
-    updates: list[Row] = []
-    emitted: list[tuple[Entry, Row]] = []
-    states: list[tuple[str, str | None, bytes]] = []
-    delivered: list[tuple[str, int]] = []
-    deliver: list[tuple[str, int]] = []
-    moves: list[tuple[str, str]] = []
 
 
 class SqliteJournal(Journal):
@@ -190,7 +178,7 @@ class SqliteJournal(Journal):
             if then is not None:
                 then(accepted)
 
-        work = partial(_append, list(entries), rows, kept, self._clock.time() - self._dedupe)
+        work = partial(writing.append, list(entries), rows, kept, self._clock.time() - self._dedupe)
         await self._thread.submit(work, then=answer)
         return accepted
 
@@ -215,7 +203,7 @@ class SqliteJournal(Journal):
 
     async def record(self, outcomes: Sequence[Outcome]) -> None:
         """Record outcomes; see `Journal.record`."""
-        changes = Changes()
+        changes = writing.Changes()
         entries: dict[int, Entry] = {}
         states: dict[tuple[str, str | None], dict[str, Any]] = {}
         for outcome in outcomes:
@@ -232,7 +220,7 @@ class SqliteJournal(Journal):
             changes.deliver += [(sink, entry.seq) for sink in outcome.deliver]
         changes.updates = [update_of(entry) for entry in entries.values()]
         changes.states = [(*place, pack(state)) for place, state in states.items()]
-        work = partial(_record, changes, self._clock.time() - self._dedupe)
+        work = partial(writing.record, changes, self._clock.time() - self._dedupe)
         dropped = await self._thread.submit(work, kept=True)
         for (one, _), is_dropped in zip(changes.emitted, dropped, strict=True):
             if is_dropped:
@@ -353,59 +341,3 @@ def _apply(outcome: Outcome) -> list[tuple[str, str]]:
     if outcome.status not in ENDED:
         entry.crashes = 0
     return [(before, outcome.status)]
-
-
-# --- in the thread of the writer ----------------------------------------------------------------------
-
-
-def _append(entries: list[Entry], rows: list[Row], cursor: tuple[str, bytes] | None, horizon: float, batch: Batch) -> list[Row | None]:
-    """Insert entries that are new; return for each the row of the first of its id, or None when it is new."""
-    firsts = _insert(list(zip(entries, rows, strict=True)), horizon, batch)
-    if cursor is not None:
-        batch.connection.execute("INSERT OR REPLACE INTO cursors VALUES (?, ?)", cursor)
-    batch.counts["duplicates"] += sum(first is not None for first in firsts)
-    return firsts
-
-
-def _insert(pairs: list[tuple[Entry, Row]], horizon: float, batch: Batch) -> list[Row | None]:
-    connection = batch.connection
-    if not any(entry.looked_up for entry, _ in pairs):
-        connection.executemany(INSERT, [row for _, row in pairs])
-        firsts: list[Row | None] = [None] * len(pairs)
-    else:
-        firsts = []
-        for entry, row in pairs:
-            first = reading.first_of(connection, entry.event.source, entry.event.id, horizon) if entry.looked_up else None
-            if first is None:
-                connection.execute(INSERT, row)
-            firsts.append(first)
-    new = [entry for (entry, _), first in zip(pairs, firsts, strict=True) if first is None]
-    batch.inserted += len(new)
-    batch.last = max(batch.last, new[-1].seq if new else 0)
-    deliveries = [(sink, entry.seq) for entry in new for sink in entry.sinks]
-    if deliveries:
-        connection.executemany("INSERT INTO deliveries VALUES (?, ?)", deliveries)
-    for entry in new:
-        batch.counts[entry.status] += 1
-    return firsts
-
-
-def _record(changes: Changes, horizon: float, batch: Batch) -> list[bool]:
-    """Write what outcomes change; return for each emitted entry whether it was dropped, since its id is known."""
-    connection = batch.connection
-    connection.executemany(UPDATE, changes.updates)
-    firsts = _insert(changes.emitted, horizon, batch) if changes.emitted else []
-    if changes.states:
-        rows = [(function, reading.place_of(key), value) for function, key, value in changes.states]
-        connection.executemany("INSERT OR REPLACE INTO states VALUES (?, ?, ?)", rows)
-    if changes.delivered:
-        connection.executemany("DELETE FROM deliveries WHERE sink = ? AND seq = ?", changes.delivered)
-    if changes.deliver:
-        connection.executemany("INSERT OR IGNORE INTO deliveries VALUES (?, ?)", changes.deliver)
-    for before, after in changes.moves:
-        batch.counts[before] -= 1
-        batch.counts[after] += 1
-    return [first is not None for first in firsts]
-
-
-assert CODES["dead"] == 3, "the schema's partial indexes name it by its code"
