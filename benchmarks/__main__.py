@@ -7,12 +7,17 @@ since machines are noisy.
 from __future__ import annotations
 
 import asyncio
+import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+
+import apsw
 
 from runtime import Event, config, function
 from runtime.cli import drawing
@@ -22,8 +27,10 @@ from runtime.function import collecting
 from runtime.graph import Graph, build_graph
 from runtime.inlet import HostInlet
 from runtime.journal.memory import MemoryJournal
+from runtime.journal.sqlite.journal import SqliteJournal
 from runtime.loading import importer
 from runtime.loading.generation import make_graph
+from runtime.records import Entry
 from runtime.settings import SourceSettings
 from runtime.specs import FunctionSpec, make_function
 
@@ -182,7 +189,143 @@ def crowd() -> None:
     report("start while 100,000 wait for another (goal < 20)", asyncio.run(_start_behind_a_crowd()), "ms")
 
 
-BENCHMARKS = {"graph": graph, "crowd": crowd, "memory": memory}
+# --- the journal on SQLite ------------------------------------------------------------------------------
+
+
+async def _through_sqlite(publishers: int, each: int) -> float:
+    """Return events per second from the first put to the last recorded end, of publishers that put one event after another."""
+    with tempfile.TemporaryDirectory() as folder:
+        journal = SqliteJournal(Path(folder) / "journal.db", SystemClock())
+        await journal.open()
+        engine = Engine(journal, SystemClock())
+        engine.adopt(graph_of(idle_function()), 1)
+        await engine.start()
+        inlet = HostInlet("bench", SourceSettings(plugin="bench"), engine)
+
+        async def publish() -> None:
+            for _ in range(each):
+                await inlet.put(Event(type="go", source="bench", data=1))
+
+        began = time.perf_counter()
+        await asyncio.gather(*(publish() for _ in range(publishers)))
+        await engine.outcomes.settled()
+        rate = publishers * each / (time.perf_counter() - began)
+        await engine.stop(0.0)
+        await journal.close()
+    return rate
+
+
+def _bare_sqlite(together: int, commits: int) -> float:
+    """Return events per second of inserts, so many together, each commit with the updates that end those before."""
+    with tempfile.TemporaryDirectory() as folder:
+        connection = apsw.Connection(str(Path(folder) / "bare.db"))
+        connection.pragma("journal_mode", "wal")
+        connection.pragma("synchronous", "full")
+        connection.execute("CREATE TABLE events (seq INTEGER PRIMARY KEY, status INTEGER, event BLOB)")
+        began = time.perf_counter()
+        for number in range(commits):
+            first = number * together + 1
+            connection.execute("BEGIN IMMEDIATE")
+            rows = [(seq, 0, b"x" * 100) for seq in range(first, first + together)]
+            connection.executemany("INSERT INTO events VALUES (?, ?, ?)", rows)
+            connection.executemany("UPDATE events SET status = ? WHERE seq = ?", [(1, seq - together) for seq, _, _ in rows])
+            connection.execute("COMMIT")
+        rate = together * commits / (time.perf_counter() - began)
+        connection.close()
+    return rate
+
+
+def sqlite() -> None:
+    """Compare the way of an event on the journal on SQLite with the inserts and updates alone."""
+    for publishers, each in ((1, 2000), (64, 300)):
+        bare, ours = [], []
+        for _ in range(ROUNDS):
+            bare.append(_bare_sqlite(publishers, each))
+            ours.append(asyncio.run(_through_sqlite(publishers, each)))
+        name = f"sqlite: {publishers} publisher{'s' if publishers > 1 else ''}"
+        report(f"{name}, bare insert and update", bare, "events/s")
+        report(f"{name}, accepted to done", ours, "events/s")
+        report(f"{name}, ours / bare", [one / limit for one, limit in zip(ours, bare, strict=True)], "x")
+
+
+WAITING = 1_000_000
+
+BULK = """
+import asyncio
+from pathlib import Path
+
+from runtime import function
+
+
+@function(on="bulk", concurrency=1)
+async def bulk(data: int) -> None:
+    Path("served").touch()
+    await asyncio.sleep(0.001)
+
+
+@function(on="bulk.urgent")
+async def urgent(data: int) -> int:
+    return data
+"""
+
+BULK_CONFIG = """
+[dispatch]
+order = "priority"
+[sources.web]
+plugin = "http"
+listen = "127.0.0.1:0"
+[admin]
+listen = "127.0.0.1:0"
+"""
+
+
+async def _fill(path: Path) -> None:
+    journal = SqliteJournal(path, SystemClock())
+    await journal.open()
+    for _ in range(0, WAITING, 10_000):
+        now = time.time()
+        await journal.append([Entry(event=Event(type="bulk", source="bench", data=1), accepted=now) for _ in range(10_000)])
+    await journal.close()
+
+
+def _urgent(admin: str) -> float:
+    """Return the milliseconds from the post of an urgent event to the answer that tells its result."""
+    event = {"specversion": "1.0", "id": str(time.time_ns()), "source": "bench", "type": "bulk.urgent", "priority": 9, "data": 1}
+    headers = {"content-type": "application/cloudevents+json"}
+    request = urllib.request.Request(f"{admin}/api/events?wait=30", json.dumps(event).encode(), headers)
+    began = time.perf_counter()
+    urllib.request.urlopen(request).read()
+    return (time.perf_counter() - began) * 1000
+
+
+def backlog() -> None:
+    """Start the process with 1,000,000 waiting events, and let urgent ones overtake them."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "functions").mkdir()
+        (folder / "functions" / "bulk.py").write_text(BULK)
+        (folder / "runtime.toml").write_text(BULK_CONFIG)
+        asyncio.run(_fill(folder / ".runtime" / "journal.db"))
+        began = time.perf_counter()
+        process = subprocess.Popen([sys.executable, "-m", "runtime", "run"], cwd=folder, stdout=subprocess.PIPE, text=True)
+        try:
+            while not (folder / "served").exists():
+                time.sleep(0.005)
+            first = time.perf_counter() - began
+            assert process.stdout is not None
+            admin = next(line.split()[1] for line in process.stdout if line.split()[:1] == ["admin"])
+            delays = [_urgent(admin) for _ in range(50)]
+            assert json.loads(urllib.request.urlopen(f"{admin}/api/stats").read())["queued"] > WAITING * 0.99
+            status = dict(line.split(":", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
+        finally:
+            process.kill()
+            process.wait()
+    report("backlog of 1,000,000: start to first event served (goal < 2)", [first], "s")
+    report("backlog of 1,000,000: resident memory (goal < 150)", [int(status["VmRSS"].split()[0]) / 1024], "MB")
+    report("backlog of 1,000,000: an urgent event, post to result (goal < 50)", delays, "ms")
+
+
+BENCHMARKS = {"graph": graph, "crowd": crowd, "memory": memory, "sqlite": sqlite, "backlog": backlog}
 
 if __name__ == "__main__":
     names = sys.argv[1:] or list(BENCHMARKS)

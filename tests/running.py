@@ -41,7 +41,11 @@ class Running:
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
         self.banner: dict[str, str] = {}
-        self._read_banner()
+        try:
+            self._read_banner()
+        except AssertionError:
+            self._close_streams()
+            raise
         self.api = httpx.Client(base_url=self.banner["admin"], timeout=30)
 
     @property
@@ -83,6 +87,9 @@ class Running:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.api.close()
         self.stop(signal.SIGKILL)
+        self._close_streams()
+
+    def _close_streams(self) -> None:
         for stream in (self.process.stdout, self.process.stderr):
             if stream is not None:
                 stream.close()

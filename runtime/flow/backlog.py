@@ -94,17 +94,13 @@ class Backlog:
         self._wishes.put_nowait((shelf, after))
 
     async def resume(self) -> None:
-        """Take up what waits in the journal: first what has begun, since it holds its key, then all the rest bit by bit.
+        """Take up what waits in the journal: what has begun at once, since it holds its key, all the rest bit by bit.
+
+        Lanes and deliveries are told first: what a run that goes on emits must not pass for the first they hold.
 
         Raises:
             JournalError: the journal cannot be read.
         """
-        after = 0
-        while entries := await self._journal.read(Shelf("begun"), after=after, limit=CHUNK):
-            after = entries[-1].seq
-            for entry in entries:
-                if not self._quarantined(entry):
-                    self._dispatch.push(entry)
         for shelf in await self._journal.shelves():
             if shelf.kind == "lane":
                 self._dispatch.resume(shelf)
@@ -112,6 +108,12 @@ class Backlog:
                 self._deliveries[shelf.name].resume()
             elif not self._is_configured(shelf.name):  # otherwise its plugin is broken, and what waits for it goes on waiting
                 await self._let_go(shelf)
+        after = 0
+        while entries := await self._journal.read(Shelf("begun"), after=after, limit=CHUNK):
+            after = entries[-1].seq
+            for entry in entries:
+                if not self._quarantined(entry):
+                    self._dispatch.push(entry)
 
     def _quarantined(self, entry: Entry) -> bool:
         """Return whether an entry is tried no more; it is ended then."""

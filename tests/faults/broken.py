@@ -16,7 +16,7 @@ import apsw
 from runtime.cli import main
 from runtime.journal.sqlite.files import Reserve
 from runtime.journal.sqlite.journal import SqliteJournal
-from runtime.journal.sqlite.writer import Job, Writer
+from runtime.journal.sqlite.writer import Batch, Job, Writer
 
 
 class Early:
@@ -43,8 +43,9 @@ def early() -> None:
     """Answer before the commit."""
     transact = Writer._transact
 
-    def answer_first(self: Writer, connection: apsw.Connection, jobs: list[Job]) -> None:
-        transact(self, Early(connection, self, jobs), jobs)  # type: ignore[arg-type]
+    def answer_first(self: Writer, batch: Batch, jobs: list[Job]) -> None:
+        batch.connection = Early(batch.connection, self, jobs)  # type: ignore[assignment]
+        transact(self, batch, jobs)
 
     Writer._transact = answer_first  # type: ignore[method-assign]
 
@@ -65,9 +66,9 @@ def deaf() -> None:
     """Take an error of the disk for a success."""
     transact = Writer._transact
 
-    def carry_on(self: Writer, connection: apsw.Connection, jobs: list[Job]) -> None:
+    def carry_on(self: Writer, batch: Batch, jobs: list[Job]) -> None:
         try:
-            transact(self, connection, jobs)
+            transact(self, batch, jobs)
         except apsw.IOError:
             return
 
@@ -79,10 +80,10 @@ def full() -> None:
     transact = Writer._transact
     hold = Reserve.hold
 
-    def find_no_room(self: Writer, connection: apsw.Connection, jobs: list[Job]) -> None:
+    def find_no_room(self: Writer, batch: Batch, jobs: list[Job]) -> None:
         if Path("full").exists() and any(job.writes and (self._reserve.is_there or not job.kept) for job in jobs):
             raise apsw.FullError("database or disk is full")
-        transact(self, connection, jobs)
+        transact(self, batch, jobs)
 
     Writer._transact = find_no_room  # type: ignore[method-assign]
     Reserve.hold = lambda self: not Path("full").exists() and hold(self)  # type: ignore[method-assign]

@@ -9,7 +9,8 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -88,9 +89,16 @@ class Connection:
         self._writer = writer
 
     @classmethod
-    async def open(cls, web: str) -> Connection:
+    @asynccontextmanager
+    async def open(cls, web: str) -> AsyncIterator[Connection]:
         url = urlsplit(web)
-        return cls(*await asyncio.open_connection(url.hostname, url.port))
+        reader, writer = await asyncio.open_connection(url.hostname, url.port)
+        try:
+            yield cls(reader, writer)
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
 
     async def post(self, id: str, type: str, data: Any, **more: object) -> None:
         """Post an event; raises `Refused` when the answer is not 202, and `OSError` or `EOFError` when there is none."""
@@ -107,8 +115,16 @@ class Connection:
         if status != 202:
             raise Refused(status, answer.get("retry-after"))
 
-    def close(self) -> None:
-        self._writer.close()
+
+def post(running: Running, *events: tuple[str, str]) -> None:
+    """Post events of the given ids and types one after another, with the data 1."""
+
+    async def post_all() -> None:
+        async with Connection.open(running.web) as connection:
+            for id, type in events:
+                await connection.post(id, type, 1)
+
+    asyncio.run(post_all())
 
 
 class Ledger:
@@ -128,28 +144,23 @@ class Ledger:
 
     async def _client(self, web: str, key: int) -> None:
         try:
-            connection = await Connection.open(web)
-        except OSError:
-            return
-        try:
-            while True:
-                number = self._numbers[key]
-                await connection.post(f"{key}-{number}", "load", {"number": number}, partitionkey=f"key-{key}")
-                self.accept(f"{key}-{number}")
-                self._numbers[key] += 1
+            async with Connection.open(web) as connection:
+                while True:
+                    number = self._numbers[key]
+                    await connection.post(f"{key}-{number}", "load", {"number": number}, partitionkey=f"key-{key}")
+                    self.accept(f"{key}-{number}")
+                    self._numbers[key] += 1
         except Refused as refused:
             self.refused.append(refused)
         except (OSError, EOFError):
             return
-        finally:
-            connection.close()
 
     async def load(self, running: Running, count: int, end: int = signal.SIGKILL, pause: float = 0.0) -> None:
         """Post until `count` more events are accepted and some seconds have passed, then send the process a signal; 0 sends none."""
         self._goal = len(self.accepted) + count
         self._reached = asyncio.Event()
         clients = [asyncio.create_task(self._client(running.web, key)) for key in range(CLIENTS)]
-        ended = asyncio.gather(*clients)
+        ended = asyncio.create_task(asyncio.wait(clients))
         reached = asyncio.create_task(self._reached.wait())
         await asyncio.wait([ended, reached], return_when=asyncio.FIRST_COMPLETED)
         await asyncio.sleep(pause)
@@ -159,7 +170,10 @@ class Ledger:
                 client.cancel()
         elif running.process.poll() is None:
             os.killpg(running.process.pid, end)
-        await asyncio.gather(*clients, return_exceptions=True)
+        for result in await asyncio.gather(*clients, return_exceptions=True):
+            if isinstance(result, Exception):
+                raise result
+        await ended
 
 
 def crash(folder: Path, ledger: Ledger, kills: int, dice: random.Random, command: Sequence[str] = COMMAND, most: int = 150) -> None:
@@ -169,15 +183,33 @@ def crash(folder: Path, ledger: Ledger, kills: int, dice: random.Random, command
             asyncio.run(ledger.load(running, dice.randint(20, most), pause=dice.random() * 0.02))
 
 
+def until(is_so: Callable[[], bool], seconds: float = 20) -> None:
+    """Return when something can be seen from outside to be so."""
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end, "it never came to be"
+        time.sleep(0.01)
+
+
 def drained(running: Running, seconds: float = 40) -> dict[str, Any]:
     """Return the counts when nothing waits any more."""
-    end = time.monotonic() + seconds
-    while True:
-        stats: dict[str, Any] = running.api.get("/api/stats").json()
-        if not (stats["queued"] or stats["running"] or stats["retrying"]):
-            return stats
-        assert time.monotonic() < end, f"not drained: {stats}"
-        time.sleep(0.02)
+    stats: dict[str, Any] = {}
+
+    def is_drained() -> bool:
+        stats.update(running.api.get("/api/stats").json())
+        return not (stats["queued"] or stats["running"] or stats["retrying"])
+
+    try:
+        until(is_drained, seconds)
+    except AssertionError:
+        raise AssertionError(f"not drained: {stats}") from None
+    return stats
+
+
+def event(running: Running, id: str) -> dict[str, Any]:
+    """Return an event as the admin API shows it."""
+    found: dict[str, Any] = running.api.get(f"/api/events/{id}").json()
+    return found
 
 
 def listing(running: Running, **query: str) -> list[dict[str, Any]]:
@@ -197,11 +229,11 @@ def lost(running: Running, ledger: Ledger) -> set[str]:
     return ledger.accepted - {event["id"] for event in listing(running, type="load")}
 
 
-def check(running: Running, ledger: Ledger) -> None:
-    """See to it that every accepted event has ended as it should, once, and in the order of its key."""
-    stats = drained(running)
+def check(running: Running, ledger: Ledger, others: Sequence[str] = ()) -> None:
+    """See to it that every accepted event has ended as it should, once, and in the order of its key; `others` are further types."""
     missing = lost(running, ledger)
     assert not missing, f"{len(missing)} of {len(ledger.accepted)} accepted events are lost: {sorted(missing)[:10]}"
+    stats = drained(running, 20)
     loads, loaded = listing(running, type="load"), listing(running, type="loaded")
     twice = [id for id, count in Counter(event["id"] for event in loads + loaded).items() if count > 1]
     assert not twice, f"accepted or emitted twice: {twice[:10]}"
@@ -209,7 +241,8 @@ def check(running: Running, ledger: Ledger) -> None:
     assert not wrong, f"ended otherwise than they should: {wrong[:10]}"
     done = sum(event["status"] == "done" for event in loads)
     assert len(loaded) == done, f"{done} events are done, and have emitted {len(loaded)}"
-    assert stats["accepted"] == len(loads) + len(loaded)
+    further = sum(len(listing(running, type=type)) for type in others)
+    assert stats["accepted"] == len(loads) + len(loaded) + further
     assert stats["done"] + stats["dead"] == stats["accepted"]
     check_order(running.folder / "trace")
     check_sink(running.folder / "out.jsonl", {event["id"] for event in loaded})

@@ -19,10 +19,13 @@ def cut(folder: Path, command: Sequence[str] = COMMAND) -> Ledger:
     """Return the ledger of a load at the end of which the power went out."""
     ledger = Ledger()
     project(folder)
-    log = folder / "strace"
+    log, journal = folder / "strace", folder / ".runtime" / "journal.db"
+    with Running(folder) as running:
+        assert running.stop() == 0
+    before = journal.read_bytes()
     with Running(folder, recorded(log, command)) as running:
         asyncio.run(ledger.load(running, 300))
-    power_cut(log, folder / ".runtime")
+    power_cut(log, running.process.pid, journal, before)
     return ledger
 
 

@@ -8,21 +8,22 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
+from faults.ledger import until
 from running import COMMAND
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 
-CALL = re.compile(r'\d+ (pwrite64|fdatasync|fsync|ftruncate)\(\d+<(.*?)>(?:, "(.*)")?(?:, (\d+))?(?:, (\d+))?')
+CALL = re.compile(r'\d+ +(pwrite64|fdatasync|fsync|ftruncate)\(\d+<(.*?)>(?:, "(.*)")?(?:, (\d+))?(?:, (\d+))?')
 
 
 def traced(log: Path, *options: str, command: Sequence[str] = COMMAND) -> tuple[str, ...]:
     """Return a command under strace; the process is the started one, strace only looks on."""
-    return ("strace", "-DD", "-f", "-qq", "--seccomp-bpf", "-o", str(log), *options, *command)
+    return ("strace", "-DD", "-f", "-q", "-o", str(log), *options, *command)
 
 
 def recorded(log: Path, command: Sequence[str] = COMMAND) -> tuple[str, ...]:
     """Return a command whose writes and syncs are recorded with what was written."""
-    return traced(log, "-y", "-xx", "-s", "100000", "-e", "trace=pwrite64,fdatasync,fsync,ftruncate", command=command)
+    return traced(log, "--seccomp-bpf", "-y", "-xx", "-s", "100000", "-e", "trace=pwrite64,fdatasync,fsync,ftruncate", command=command)
 
 
 def injecting(log: Path, fault: str, command: Sequence[str] = COMMAND) -> tuple[str, ...]:
@@ -31,22 +32,29 @@ def injecting(log: Path, fault: str, command: Sequence[str] = COMMAND) -> tuple[
     return traced(log, "-e", f"trace={call}", "-e", f"inject={fault}", command=command)
 
 
-def power_cut(log: Path, folder: Path) -> None:
-    """Leave in the folder what the disk is sure to have of its files: what was written to each before its last sync."""
+def power_cut(log: Path, process: int, path: Path, before: bytes) -> None:
+    """Leave in the files of a journal what the disk is sure to have: what was written to each before its last sync."""
+    until(lambda: re.search(rf"^{process} +\+\+\+ killed by", tail(log), re.MULTILINE) is not None)
     lines = log.read_text().splitlines()
-    for path in folder.glob("journal.db*"):
-        path.unlink()
-    for name in ("journal.db", "journal.db-wal"):
-        (folder / name).write_bytes(durable(lines, str(folder / name)))
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
+    path.write_bytes(durable(lines, path, before))
+    wal = path.with_name(f"{path.name}-wal")
+    wal.write_bytes(durable(lines, wal, b""))
 
 
-def durable(lines: Iterable[str], path: str) -> bytes:
-    """Return the synced content of a file."""
-    content = bytearray()
-    synced = b""
+def tail(log: Path) -> str:
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 10_000))
+        return file.read().decode()
+
+
+def durable(lines: Iterable[str], path: Path, synced: bytes) -> bytes:
+    """Return the synced content of a file, which was `synced` before."""
+    content = bytearray(synced)
     for line in lines:
         call = CALL.match(line)
-        if call is None or text(call[2]).decode() != path:
+        if call is None or text(call[2]) != bytes(path):
             continue
         name, written, first, second = call[1], call[3], call[4], call[5]
         if name == "pwrite64":
