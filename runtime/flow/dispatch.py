@@ -144,14 +144,15 @@ class Dispatch:
         """Keep an entry in memory, and let it stand in its lane when it is due and first of its key."""
         entry.held = True
         entry.rank = self._ranking.rank(entry.event.priority, entry.due or entry.accepted)
-        wait = entry.due - self._clock.time() if entry.due and not entry.begun else 0.0
-        if wait > 0:
-            self._clock.call_later(wait, self._due, entry)
-        else:
-            self._due(entry)
+        self._stand(entry)
 
-    def _due(self, entry: Entry) -> None:
-        if not entry.due and not entry.begun:
+    def _stand(self, entry: Entry) -> None:
+        if entry.due and not entry.begun:
+            wait = entry.due - self._clock.time()
+            if wait > 0:  # also when a timer has fired a little early
+                self._clock.call_later(wait, self._stand, entry)
+                return
+        elif not entry.begun:
             lane = self._lane(entry)
             lane.loaded = max(lane.loaded, entry.seq)
         key = entry.event.key

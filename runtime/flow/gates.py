@@ -4,42 +4,14 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 from runtime.contracts import Clock
+from runtime.flow.lanes import Gate, Lane
 from runtime.flow.run import Run
 from runtime.graph import Graph
 from runtime.specs import FunctionSpec
 
-if TYPE_CHECKING:
-    from runtime.flow.lanes import Lane
-
 FLOOD = 10_000  # runs that may wait for one function before no further event is started that needs it
-
-
-class Gate:
-    """The limits of one function; lives on over generations, so that counts carry over."""
-
-    __slots__ = ("blocked", "function", "interval", "limit", "next", "running", "stateful", "timed", "waiting")
-
-    def __init__(self, function: FunctionSpec) -> None:
-        self.running = 0
-        self.next = 0.0
-        self.timed = False
-        self.stateful = False  # an attempt without a key that changes the function's state is not recorded yet
-        self.waiting: list[tuple[float, int, int, Run]] = []
-        self.blocked: list[tuple[float, int, Lane]] = []
-        self.adopt(function)
-
-    def adopt(self, function: FunctionSpec) -> None:
-        """Take the limits of a new generation of the function."""
-        self.function = function
-        self.limit = function.concurrency
-        self.interval = 1 / function.rate if function.rate else 0.0
-
-    def is_open(self, now: float) -> bool:
-        """Return whether an attempt may start at `now` (monotonic)."""
-        return self.running < self.limit and not (self.interval and now < self.next)
 
 
 class Gates:

@@ -101,19 +101,13 @@ class Intake:
         if steering or not looked_up:
             event = msgspec.structs.replace(event, **steering)
         due = event.due.timestamp() if event.due is not None else 0.0
+        return self._made(event, now, due, hops=_hops(event), retries=retries, looked_up=looked_up)
+
+    def _made(self, event: Event, now: float, due: float, **more: Any) -> Entry:
+        """Return the entry of an event that begins as its type says."""
         route = self._route(event.type)
-        return Entry(
-            event=event,
-            accepted=now,
-            due=due,
-            ended=now if route.status == UNROUTED else 0.0,
-            status=route.status,
-            sinks=route.sinks,
-            ran=route.ran,
-            hops=_hops(event),
-            retries=retries,
-            looked_up=looked_up,
-        )
+        ended = now if route.status == UNROUTED else 0.0
+        return Entry(event=event, accepted=now, due=due, ended=ended, status=route.status, sinks=route.sinks, ran=route.ran, **more)
 
     def emitted(self, cause: Entry, function: str, emissions: Sequence[Emission]) -> list[Entry]:
         """Return the entries of what a function emitted; ids are made of event, function and count."""
@@ -137,19 +131,7 @@ class Intake:
             due=datetime.fromtimestamp(due, UTC) if due else None,
             extensions={"causationid": before.id, "correlationid": origin, "hops": cause.hops + 1},
         )
-        route = self._route(event.type)
-        return Entry(
-            event=event,
-            accepted=now,
-            due=due,
-            ended=now if route.status == UNROUTED else 0.0,
-            status=route.status,
-            sinks=route.sinks,
-            ran=route.ran,
-            cause=cause.seq,
-            hops=cause.hops + 1,
-            looked_up=emission.id is not None,
-        )
+        return self._made(event, now, due, cause=cause.seq, hops=cause.hops + 1, looked_up=emission.id is not None)
 
     def death(self, outcome: Outcome) -> list[Entry]:
         """Return the event `runtime.dead` that tells of a dead letter; none when nobody wants it, or it would tell of its own."""

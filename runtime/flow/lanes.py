@@ -1,4 +1,4 @@
-"""Ranks, and the lanes of waiting events."""
+"""Ranks, the lanes of waiting events, and the gates before which they step aside."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import heapq
 from collections import deque
 
 from runtime.event import DEFAULT_PRIORITY
-from runtime.flow.gates import Gate
+from runtime.flow.run import Run
 from runtime.graph import Plan
 from runtime.records import Entry
+from runtime.specs import FunctionSpec
 
 
 class Ranking:
@@ -24,6 +25,31 @@ class Ranking:
             return 0.0
         level = DEFAULT_PRIORITY if priority is None else priority
         return at - level * self.aging if self.aging else float(-level)
+
+
+class Gate:
+    """The limits of one function; lives on over generations, so that counts carry over."""
+
+    __slots__ = ("blocked", "function", "interval", "limit", "next", "running", "stateful", "timed", "waiting")
+
+    def __init__(self, function: FunctionSpec) -> None:
+        self.running = 0
+        self.next = 0.0
+        self.timed = False
+        self.stateful = False  # an attempt without a key that changes the function's state is not recorded yet
+        self.waiting: list[tuple[float, int, int, Run]] = []
+        self.blocked: list[tuple[float, int, Lane]] = []
+        self.adopt(function)
+
+    def adopt(self, function: FunctionSpec) -> None:
+        """Take the limits of a new generation of the function."""
+        self.function = function
+        self.limit = function.concurrency
+        self.interval = 1 / function.rate if function.rate else 0.0
+
+    def is_open(self, now: float) -> bool:
+        """Return whether an attempt may start at `now` (monotonic)."""
+        return self.running < self.limit and not (self.interval and now < self.next)
 
 
 class Lane:

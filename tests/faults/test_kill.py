@@ -23,7 +23,7 @@ def survive(folder: Path, kills: int, seed: int) -> None:
         assert running.stop() == 0
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_fifteen_kills_under_load_lose_nothing_and_do_nothing_twice(tmp_path: Path) -> None:
     survive(tmp_path, kills=15, seed=random.randrange(10**6))
 
