@@ -179,12 +179,9 @@ def _name_faults(functions: Sequence[FunctionSpec], sinks: Sequence[SinkSpec]) -
 
 def missing_faults(name: str, where: str, after: Iterable[str], known: Collection[str]) -> list[Fault]:
     """Return a fault for each function that the function `name` comes after and that is not known."""
-    there = f"functions here: {', '.join(sorted(known)[:20])}"
-    return [
-        Fault(where, f'"{name}" comes after "{before}", which does not exist{nearest(before, known)}; {there}')
-        for before in after
-        if before not in known
-    ]
+    missing = [before for before in after if before not in known]
+    there = f"functions here: {', '.join(sorted(known)[:20])}" if missing else ""
+    return [Fault(where, f'"{name}" comes after "{before}", which does not exist{nearest(before, known)}; {there}') for before in missing]
 
 
 def _cycle_faults(functions: Sequence[FunctionSpec], position: dict[str, int], sorted_nodes: set[int]) -> list[Fault]:

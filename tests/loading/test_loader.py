@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from pathlib import Path
 
 import pytest
 
 from runtime import LoadError, config
-from runtime.loading.generation import Generation
+from runtime.loading import importer
+from runtime.loading.generation import Generation, make_graph
 from runtime.loading.loader import Loader
 from runtime.testing import VirtualClock
 
@@ -181,3 +183,20 @@ async def test_a_mistake_of_the_loader_itself_is_a_fault_and_not_the_end_of_relo
     bench.write("a.py", ONE.replace("return 1", "return 3"))
     await bench.saved()
     assert bench.loader.faults == []
+
+
+def test_checking_many_functions_takes_time_in_their_number_and_no_more(tmp_path: Path) -> None:
+    settings = config.load(tmp_path / "runtime.toml")
+    folder = tmp_path / "functions"
+    folder.mkdir()
+    seconds = {}
+    for count in (500, 8000):
+        lines = [f"@function(after='f{n - 1}')\nasync def f{n}(f{n - 1}: int) -> int: return 1\n" for n in range(1, count)]
+        (folder / "many.py").write_text(
+            "from runtime import function\n@function(on='go')\nasync def f0(data: int) -> int: return 1\n" + "".join(lines)
+        )
+        modules = importer.load(folder)
+        began = time.perf_counter()
+        make_graph(modules, settings, 1)
+        seconds[count] = time.perf_counter() - began
+    assert seconds[8000] / seconds[500] < 4 * 16, "sixteen times as many, and far from their square"
