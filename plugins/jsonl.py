@@ -256,9 +256,16 @@ def _read_lines(file: FileIO, place: Place, *, is_last: bool) -> tuple[list[byte
     while parts[-1] and b"\n" not in parts[-1]:
         parts.append(os.pread(file.fileno(), CHUNK, end))
         end += len(parts[-1])
-    lines, rest = _cut(b"".join(parts), is_last=is_last)
+    text = b"".join(parts)
+    lines, rest = _cut(text, is_last=is_last)
+    if not lines:
+        return [], place
     offset = end - len(rest)
-    return lines, Place(place.path, place.lines + len(lines), offset, _mark(file, offset))
+    after = Place(place.path, place.lines + len(lines), offset, _mark(file, offset))
+    used = text[: len(text) - len(rest)]
+    if os.pread(file.fileno(), len(used), place.offset) != used or (place.offset and place.mark != _mark(file, place.offset)):
+        return _read_lines(file, Place(place.path), is_last=is_last)  # it was written anew while it was read
+    return lines, after
 
 
 def _mark(file: FileIO, offset: int) -> str:
