@@ -180,11 +180,6 @@ class Attempt:
         return Step(self.function.name, status, self.number, self.run.generation, self.started, finished, **more)  # type: ignore[arg-type]
 
 
-def is_over(plan: Plan, steps: Mapping[str, Step]) -> bool:
-    """Return whether all functions of the plan have ended by the record."""
-    return all((step := steps.get(function.name)) is not None and step.status in (DONE, SKIPPED, FAILED) for function in plan.functions)
-
-
 def reply(entry: Entry, plan: Plan, steps: Mapping[str, Step]) -> Any:
     """Return the result of a run: that of the one leaf, or a dict by leaf name; None for leaves without one.
 
