@@ -54,7 +54,7 @@ class App:
         self.settings = settings
         self.clock = clock or SystemClock()
         self.started = self.clock.time()
-        self.plugins = load_plugins(settings)
+        self.plugins = load_plugins(settings, self.clock)
         self.journal = make_journal(settings, self.clock, self._on_lost)
         self.failed = asyncio.Event()  # nothing can be recorded any more: the process has to end
         self._changed = asyncio.Event()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from runtime import config
+from runtime.clock import SystemClock
 from runtime.errors import ConfigError, Fault, LoadError
 from runtime.graph import Graph
 from runtime.loading.loader import load_graph
@@ -15,7 +16,7 @@ from runtime.settings import Settings
 def check(path: str | Path) -> tuple[Settings, Graph | None, list[Fault]]:
     """Return the settings, the graph if the files make one, and every fault."""
     settings, faults = config.read(path)
-    plugins = load_plugins(settings)
+    plugins = load_plugins(settings, SystemClock())
     for name, source in settings.sources.items():
         try:
             plugins.build_source(name, source)

@@ -88,14 +88,15 @@ class Source(ABC):
     """Brings events in. `acknowledges = True` makes `put` wait for the end of each event on a journal in memory.
 
     `options` is an instance of the class's `Options`, `name` that of the table `[sources.NAME]`, `folder` the one of
-    the configuration file, which paths in options are relative to. A source that never ends by itself sets
-    `finite = False`: `run --once` does not wait for it.
+    the configuration file, which paths in options are relative to, `clock` tells the time and waits (a test has one that
+    stands still). A source that never ends by itself sets `finite = False`: `run --once` does not wait for it.
     """
 
     Options: ClassVar[type[msgspec.Struct]] = NoOptions
     acknowledges: ClassVar[bool] = False
     finite: bool = True
     folder: Path = Path()
+    clock: Clock
 
     def __init__(self, name: str, options: Any) -> None:
         self.name = name
@@ -122,10 +123,11 @@ class Source(ABC):
 
 
 class Sink(ABC):
-    """Takes events out; `options`, `name` and `folder` are as for a `Source`."""
+    """Takes events out; `options`, `name`, `folder` and `clock` are as for a `Source`."""
 
     Options: ClassVar[type[msgspec.Struct]] = NoOptions
     folder: Path = Path()
+    clock: Clock
 
     def __init__(self, name: str, options: Any) -> None:
         self.name = name

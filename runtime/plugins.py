@@ -26,7 +26,7 @@ import msgspec
 import pluggy
 
 from runtime import hookspecs
-from runtime.contracts import Sink, Source
+from runtime.contracts import Clock, Sink, Source
 from runtime.errors import ConfigError, Fault, PluginError, nearest
 from runtime.options import read_options
 from runtime.settings import Settings, SinkSettings, SourceSettings
@@ -65,9 +65,9 @@ class Answer(msgspec.Struct, frozen=True):
     faults: list[Fault]
 
 
-def load_plugins(settings: Settings) -> Plugins:
+def load_plugins(settings: Settings, clock: Clock) -> Plugins:
     """Import and ask the plugins of the folder, and those installed ones that the settings use; faults are kept."""
-    plugins = Plugins(settings)
+    plugins = Plugins(settings, clock)
     folder = settings.plugins_dir.absolute()
     _make_package(folder)
     for path in sorted(folder.glob("*.py")):
@@ -82,7 +82,8 @@ def load_plugins(settings: Settings) -> Plugins:
 class Plugins:
     """What plugins offer; `faults` tells what is wrong with them, and what does not run because of that."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self._clock = clock
         self.faults: list[Fault] = []
         self._config = settings.path.name
         self._base = settings.path.parent
@@ -204,6 +205,7 @@ class Plugins:
         try:
             made = offer.part(name, read_options(offer.part.Options, options, self._config, path))
             made.folder = self._base
+            made.clock = self._clock
         except ConfigError:
             raise
         except Exception as error:

@@ -158,6 +158,7 @@ UNTESTED = {
     "runtime.admin.reading": "tests/admin/test_api.py",
     "runtime.admin.server": "tests/admin/test_api.py",
     "runtime.cli": "tests/cli",
+    "runtime.testing.clock": "tests/testing/test_journals.py, and every test that does not wait",
 }
 
 

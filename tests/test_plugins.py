@@ -13,6 +13,7 @@ from runtime.contracts import Source
 from runtime.errors import ConfigError
 from runtime.plugins import PACKAGE, Plugins, load_plugins
 from runtime.settings import Settings, SinkSettings, SourceSettings
+from runtime.testing import VirtualClock
 
 TICKS = """
 from runtime import Event, Inlet, Sink, Source, hookimpl
@@ -88,7 +89,7 @@ def settings(tmp_path: Path, sources: dict[str, str] | None = None, sinks: dict[
 
 
 def loaded(tmp_path: Path, *kinds: str) -> Plugins:
-    return load_plugins(settings(tmp_path, {kind: kind for kind in kinds}))
+    return load_plugins(settings(tmp_path, {kind: kind for kind in kinds}), VirtualClock())
 
 
 def faults(plugins: Plugins) -> list[str]:
@@ -256,7 +257,7 @@ def test_an_installed_plugin_is_imported_only_when_the_settings_use_it(tmp_path:
 
 
 def test_the_shipped_plugins_come_by_the_same_door(tmp_path: Path) -> None:
-    plugins = load_plugins(settings(tmp_path, {"in": "jsonl"}, {"out": "console"}))
+    plugins = load_plugins(settings(tmp_path, {"in": "jsonl"}, {"out": "console"}), VirtualClock())
     assert plugins.faults == []
     assert plugins.build_source("in", SourceSettings(plugin="jsonl", options={"path": "-"})) is not None
     assert plugins.build_sink("out", SinkSettings(plugin="console")) is not None

@@ -1,91 +1,15 @@
-"""For tests: a virtual clock, and the suites every implementation of a contract passes.
-
-A suite is a class of tests to inherit from: `class TestMine(JournalSuite)` with the method that makes the
-implementation. They need pytest with pytest-asyncio in auto mode.
-"""
+"""The suite every journal passes."""
 
 from __future__ import annotations
 
 import asyncio
-import heapq
 from abc import abstractmethod
-from collections.abc import Callable
 from typing import Any
 
-from runtime.contracts import Clock, Journal, Query, Timer
+from runtime.contracts import Clock, Journal, Query
 from runtime.event import Event
 from runtime.records import DEAD, DISCARDED, DONE, FAILED, QUEUED, RETRYING, UNROUTED, Entry, Outcome, Shelf, Status, Step, StepError
-
-START = 1_800_000_000.0
-
-
-class VirtualTimer:
-    """A call on a virtual clock."""
-
-    def __init__(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
-        self.callback: Callable[..., object] | None = callback
-        self.args = args
-
-    def cancel(self) -> None:
-        """Take the call back."""
-        self.callback = None
-
-
-class VirtualClock:
-    """A clock that stands still until `advance` moves it; see `runtime.contracts.Clock`."""
-
-    def __init__(self, start: float = START) -> None:
-        self._now = start
-        self._count = 0
-        self._timers: list[tuple[float, int, VirtualTimer]] = []
-
-    def time(self) -> float:
-        """Return the virtual Unix time."""
-        return self._now
-
-    def monotonic(self) -> float:
-        """Return the virtual time."""
-        return self._now
-
-    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Timer:
-        """Call `callback(*args)` when the clock has advanced by `delay` seconds."""
-        timer = VirtualTimer(callback, args)
-        self._count += 1
-        heapq.heappush(self._timers, (self._now + max(delay, 0.0), self._count, timer))
-        return timer
-
-    async def sleep(self, delay: float) -> None:
-        """Return when the clock has advanced by `delay` seconds."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        timer = self.call_later(delay, _finish, done)
-        try:
-            await done
-        finally:
-            timer.cancel()
-
-    async def advance(self, seconds: float) -> None:
-        """Move the clock, making every call that becomes due in its order and letting the loop follow."""
-        end = self._now + seconds
-        await self.settle()
-        while self._timers and self._timers[0][0] <= end:
-            when, _, timer = heapq.heappop(self._timers)
-            self._now = max(self._now, when)
-            if timer.callback is not None:
-                timer.callback(*timer.args)
-                await self.settle()
-        self._now = end
-        await self.settle()
-
-    @staticmethod
-    async def settle(rounds: int = 30) -> None:
-        """Let the loop do what is ready."""
-        for _ in range(rounds):
-            await asyncio.sleep(0)
-
-
-def _finish(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+from runtime.testing.clock import START, VirtualClock
 
 
 def entry(type: str = "test", *, id: str = "", source: str = "suite", now: float = START, **more: Any) -> Entry:
