@@ -21,6 +21,7 @@ from runtime.flow.intake import Intake
 from runtime.flow.lanes import Ranking
 from runtime.flow.outcomes import Outcomes
 from runtime.flow.router import Router
+from runtime.flow.waits import REDRIVE, note
 from runtime.graph import Graph
 from runtime.records import DEAD, DISCARDED, ENDED, QUEUED, RUNNING, Entry, Outcome, Status
 from runtime.settings import DispatchSettings
@@ -153,6 +154,9 @@ class Engine:
             if outcome is None:
                 return False
             entry.retries = retries
+            now = self.clock.time()
+            note(entry, REDRIVE, now - entry.ended)
+            entry.since = now
             await asyncio.shield(self._change(outcome))
         return True
 

@@ -43,7 +43,7 @@ class Step(msgspec.Struct, gc=False):
 
     `result` is what the function returned. `reason` tells why a step was skipped and `cause` names the
     failed step it was skipped for (empty when it was skipped on purpose). `due` is when a retrying step
-    goes on.
+    goes on. `crashes` is how many its event had come through when it was tried last.
     """
 
     function: str
@@ -57,6 +57,7 @@ class Step(msgspec.Struct, gc=False):
     reason: str = ""
     cause: str = ""
     due: float = 0.0
+    crashes: int = 0
 
 
 class Entry(msgspec.Struct, kw_only=True, weakref=True, eq=False):
@@ -69,8 +70,10 @@ class Entry(msgspec.Struct, kw_only=True, weakref=True, eq=False):
     event it was emitted by, `hops` how many emissions lie behind it, `crashes` how often the process died
     while it was executing. `looked_up` is False for ids that cannot come twice.
 
-    `rank`, `held` and `standing` (in a lane) belong to dispatch and are not kept by a journal: entries go by
-    `(rank, seq)`.
+    `waits` are the seconds it has waited, by what for; None before the first.
+
+    `rank`, `held`, `standing` (in a lane), `since` (when its present wait began, 0: when it could run) and `aside`
+    (see `Lane`) belong to dispatch and are not kept by a journal: entries go by `(rank, seq)`.
     """
 
     event: Event
@@ -88,9 +91,12 @@ class Entry(msgspec.Struct, kw_only=True, weakref=True, eq=False):
     hops: int = 0
     crashes: int = 0
     looked_up: bool = True
+    waits: dict[str, float] | None = None
     rank: float = 0.0
     held: bool = False
     standing: bool = False
+    since: float = 0.0
+    aside: float = 0.0
 
     @property
     def level(self) -> int:

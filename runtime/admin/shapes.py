@@ -70,6 +70,7 @@ def details_shape(entry: Entry, *, now: float, planned: Iterable[str], effects: 
     return {
         "event": cloudevents.to_dict(entry.event),
         "waited": _waited(entry, now),
+        "waits": [{"for": what, "seconds": round(seconds, 6)} for what, seconds in (entry.waits or {}).items()],
         "crashes": entry.crashes,
         "causation": entry.event.extensions.get("causationid"),
         "effects": [effect.event.id for effect in effects],

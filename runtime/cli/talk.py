@@ -96,13 +96,13 @@ def show(id: str, as_json: bool, **where: Any) -> None:
         "key",
         "priority",
         "attempts",
-        "waited",
         "accepted",
         "due",
         "ended",
         "causation",
     )
     rows: list[tuple[str, ...]] = [(name, str(event[name])) for name in names if event[name] is not None]
+    rows.append(("waited", _waited(event)))
     rows += [("effects", ", ".join(event["effects"]))] if event["effects"] else []
     rows += [("others", ", ".join(event["others"]))] if event["others"] else []
     click.echo(table(rows))
@@ -113,6 +113,12 @@ def show(id: str, as_json: bool, **where: Any) -> None:
     for step in event["steps"]:
         if step["error"] and step["error"]["traceback"]:
             click.echo(f"\n{step['function']}:\n{step['error']['traceback'].rstrip()}")
+
+
+def _waited(event: dict[str, Any]) -> str:
+    """Return how long an event has waited until something of it ran, and for what in all."""
+    parts = [f"{wait['seconds']:.3f} s for {wait['for']}" for wait in event["waits"]]
+    return f"{event['waited']:.3f} s" + (f" ({', '.join(parts)})" if parts else "")
 
 
 def _cell(value: Any) -> str:

@@ -18,6 +18,7 @@ import msgspec
 from runtime.contracts import Clock, Journal, Sink, Timer
 from runtime.errors import PartialFailure, StepTimeout
 from runtime.flow.failure import STUBBORN, backoff, error_of, is_permanent, jittered
+from runtime.flow.waits import note
 from runtime.records import DONE, FAILED, RETRYING, RUNNING, Entry, Outcome, Shelf, Status, Step
 from runtime.specs import SinkSpec
 
@@ -70,8 +71,8 @@ class Delivery:
         self._loaded = 0
         self._loading = False
         self._missed = False
-        self._queue: list[tuple[float, int, Entry]] = []
-        self._busy: dict[str, deque[Entry]] = {}
+        self._queue: list[tuple[float, int, Entry, float]] = []  # with when it came to stand here
+        self._busy: dict[str, deque[tuple[Entry, float]]] = {}
         self._attempts: dict[int, int] = {}
         self._writes: set[Write] = set()
         self._closing = False
@@ -177,7 +178,7 @@ class Delivery:
     # --- and are written ------------------------------------------------------------------------------
 
     def _enqueue(self, entry: Entry) -> None:
-        heapq.heappush(self._queue, (entry.seq, entry.seq, entry))
+        heapq.heappush(self._queue, (entry.seq, entry.seq, entry, self._clock.time()))
         self._write_more()
 
     def _write_more(self) -> None:
@@ -200,28 +201,30 @@ class Delivery:
         self._write_more()
 
     def _start_write(self) -> None:
-        batch = self._next_batch()
+        now = self._clock.time()
+        batch = self._next_batch(now)
         self._feed_more()
         if not batch:
             return
-        write = Write(batch, self._clock.time())
+        write = Write(batch, now)
         self._writes.add(write)
         for entry in batch:
             self._mark(entry.seq)
         write.timer = self._clock.call_later(self.spec.timeout, self._expire, write)
         write.task = asyncio.create_task(self._write(write), name=f"sink {self.spec.name}")
 
-    def _next_batch(self) -> list[Entry]:
+    def _next_batch(self, now: float) -> list[Entry]:
         """Return the next events, none of whose keys is being written; the others wait for their key."""
         batch: list[Entry] = []
         while self._queue and len(batch) < self.spec.batch:
-            entry = heapq.heappop(self._queue)[2]
+            _, _, entry, since = heapq.heappop(self._queue)
             key = entry.event.key
             if key is not None:
                 if key in self._busy:
-                    self._busy[key].append(entry)
+                    self._busy[key].append((entry, since))
                     continue
                 self._busy[key] = deque()
+            note(entry, f'its turn at "{self.spec.name}"', now - since)
             batch.append(entry)
         return batch
 
@@ -270,7 +273,7 @@ class Delivery:
             number = self._attempts.pop(entry.seq, 0) + 1
             step = Step(self.spec.name, DONE, number, 0, write.started, finished)
             why = named.get(entry.event.id) if named is not None else None
-            failure = error if named is None else PartialFailure({entry.event.id: why}) if why is not None else None
+            failure = error if named is None else PartialFailure({entry.event.id: why}) if isinstance(why, str) else why
             if failure is None:
                 self.written += 1
                 self.state, self.detail = "running", ""
@@ -288,17 +291,18 @@ class Delivery:
             step.status = FAILED
             self._end(entry, step, failed=True)
             return
-        delay = backoff(self.spec, step.attempts)
+        delay = backoff(self.spec, step.attempts, failure)
         step.status, step.due = RETRYING, step.finished + delay
         self._attempts[entry.seq] = step.attempts
         self._delivered(Outcome(entry=entry, steps=[step]), ended=False)
+        note(entry, f'a retry of "{self.spec.name}"', delay)
         self._clock.call_later(delay, self._again, entry)
 
     def _retry(self, entry: Entry, delay: float) -> None:
         """Try an event again after `delay` seconds; until then it holds its key."""
         key = entry.event.key
         if key is not None and key in self._busy:
-            self._busy[key].append(entry)
+            self._busy[key].append((entry, self._clock.time()))
             return
         if key is not None:
             self._busy[key] = deque()
@@ -307,7 +311,7 @@ class Delivery:
     def _again(self, entry: Entry) -> None:
         """Try an event again, before all others."""
         self._let_key_go(entry)
-        heapq.heappush(self._queue, (float("-inf"), entry.seq, entry))
+        heapq.heappush(self._queue, (float("-inf"), entry.seq, entry, self._clock.time()))
         self._write_more()
 
     def _end(self, entry: Entry, step: Step, *, failed: bool) -> None:
@@ -317,5 +321,5 @@ class Delivery:
     def _let_key_go(self, entry: Entry) -> None:
         """Let the events that waited for the entry's key stand in the queue again."""
         if entry.event.key is not None:
-            for other in self._busy.pop(entry.event.key, ()):
-                heapq.heappush(self._queue, (other.seq, other.seq, other))
+            for other, since in self._busy.pop(entry.event.key, ()):
+                heapq.heappush(self._queue, (other.seq, other.seq, other, since))

@@ -33,8 +33,9 @@ from collections.abc import Callable, Sequence
 from runtime.contracts import Clock, Journal
 from runtime.flow.gates import FLOOD, Gates
 from runtime.flow.keys import Keys
-from runtime.flow.lanes import Lane, Ranking
+from runtime.flow.lanes import NO_FUNCTION, Lane, Ranking, limit_of
 from runtime.flow.run import Attempt, Run
+from runtime.flow.waits import Waits, note
 from runtime.graph import Graph
 from runtime.records import Entry, Shelf, Step
 
@@ -91,6 +92,7 @@ class Dispatch:
         self._many_lanes = MANY_LANES
         self._heads: list[tuple[float, int, Lane]] = []
         self._gates = Gates(clock, ready=self.ready, offer=self._offer, wake=wake)
+        self._waits = Waits(clock.time())
         self._ready: deque[tuple[Run, int]] = deque()
         self.waiting = 0  # events that have not started, wherever they stand
         self.executing = 0
@@ -102,8 +104,9 @@ class Dispatch:
         self.generation = generation
         self._gates.adopt(graph)
         self._heads.clear()
+        now = self._clock.time()
         for lane in self._lanes.values():
-            lane.blocked = False
+            lane.come_back(now)
             lane.plan = None
             self._offer(lane)
         self._gates.reopen()
@@ -179,9 +182,11 @@ class Dispatch:
             return  # it was overtaken, and has stood here ever since
         entry.standing = True
         lane = self._lane(entry)
+        now = self._clock.time() if lane.blocked else 0.0
+        entry.aside = lane.aside(now)
         lane.add(entry)
         if lane.head() is entry:
-            lane.blocked = False  # a lane that had stepped aside may have another place now
+            lane.come_back(now)  # a lane that had stepped aside may have another place now
             heapq.heappush(self._heads, (entry.rank, entry.seq, lane))
 
     def release(self, entry: Entry) -> None:
@@ -191,6 +196,7 @@ class Dispatch:
 
     def _enter_next(self, entry: Entry | None) -> None:
         if entry is not None:
+            self._waits.for_key(entry, self._clock.time())
             self._enter(entry)
             self._wake()
 
@@ -337,6 +343,7 @@ class Dispatch:
                 first = self._begin(run, index)
             else:
                 self._ready.append((run, index))
+        self._waits.until_start(entry, lane, first.started if first is not None else self._clock.time())
         return first
 
     def _begin(self, run: Run, index: int) -> Attempt | None:
@@ -346,7 +353,7 @@ class Dispatch:
         now = self._clock.monotonic() if gate.interval else 0.0
         stateful = function.parameters.takes_state and run.entry.event.key is None
         if not gate.is_open(now) or (stateful and gate.stateful):
-            heapq.heappush(gate.waiting, (run.entry.rank, run.entry.seq, index, run))
+            heapq.heappush(gate.waiting, (run.entry.rank, run.entry.seq, index, run, self._clock.time()))
             self._gates.time(gate)
             return None
         if run.entry.crashes >= SUSPECT and self._suspect not in (None, run):
@@ -398,10 +405,11 @@ class Dispatch:
     def retry(self, run: Run, index: int, delay: float) -> None:
         """Take a step that is to be tried again `delay` seconds from now."""
         run.retrying += 1
-        self._clock.call_later(delay, self._retry_due, run, index)
+        self._clock.call_later(delay, self._retry_due, run, index, delay)
 
-    def _retry_due(self, run: Run, index: int) -> None:
+    def _retry_due(self, run: Run, index: int, delay: float) -> None:
         run.retrying -= 1
+        note(run.entry, f'a retry of "{run.plan.functions[index].name}"', delay)
         self._ready.append((run, index))
         self._wake()
 
@@ -414,11 +422,11 @@ class Dispatch:
             return f"its key is held by event {holder.event.id}"
         lane = self._lane(entry)
         if lane.plan is not None and not lane.plan.functions:
-            return "no function"
+            return NO_FUNCTION
         now = self._clock.monotonic()
-        closed = [f'"{gate.function.name}"' for gate in lane.gates if not gate.is_open(now) or len(gate.waiting) >= FLOOD]
+        closed = [gate.function.name for gate in lane.gates if not gate.is_open(now) or len(gate.waiting) >= FLOOD]
         if closed:
-            return f"{', '.join(closed)} at the limit"
+            return limit_of(*closed)
         return "in_flight runs are executing" if self.executing >= self._in_flight else ""
 
     def forget(self, run: Run) -> None:

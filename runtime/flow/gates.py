@@ -6,8 +6,9 @@ import heapq
 from collections.abc import Callable, Iterable
 
 from runtime.contracts import Clock
-from runtime.flow.lanes import Gate, Lane
+from runtime.flow.lanes import Gate, Lane, limit_of
 from runtime.flow.run import Run
+from runtime.flow.waits import note
 from runtime.graph import Graph
 from runtime.specs import FunctionSpec
 
@@ -55,7 +56,7 @@ class Gates:
         """Let a lane step aside until one of the gates opens."""
         head = lane.head()
         assert head is not None
-        lane.blocked = True
+        lane.step_aside(self._clock.time())
         for gate in gates:
             heapq.heappush(gate.blocked, (head.rank, head.seq, lane))
             self.time(gate)
@@ -70,7 +71,8 @@ class Gates:
         """Let steps, then lanes, through a gate that may have opened."""
         free = 1 if gate.stateful else gate.limit - gate.running
         while gate.waiting and free > 0 and not (gate.blocked and gate.blocked[0][:2] < gate.waiting[0][:2]):
-            _, _, index, run = heapq.heappop(gate.waiting)
+            _, _, index, run, since = heapq.heappop(gate.waiting)
+            note(run.entry, limit_of(gate.function.name), self._clock.time() - since)
             self._ready(run, index)
             free -= 1
             if gate.interval:
@@ -84,7 +86,7 @@ class Gates:
         while gate.blocked:
             _, _, lane = heapq.heappop(gate.blocked)
             if lane.blocked:
-                lane.blocked = False
+                lane.come_back(self._clock.time())
                 self._offer(lane)
                 if lane:
                     return

@@ -11,6 +11,13 @@ from runtime.graph import Plan
 from runtime.records import Entry
 from runtime.specs import FunctionSpec
 
+NO_FUNCTION = "no function"
+
+
+def limit_of(*functions: str) -> str:
+    """Return what events wait for before functions that are at their limits."""
+    return ", ".join(f'"{name}"' for name in functions) + " at the limit"
+
 
 class Ranking:
     """Computes ranks: FIFO, strict priority (`aging` 0), or priority that ages (`aging` seconds a level)."""
@@ -37,7 +44,7 @@ class Gate:
         self.next = 0.0
         self.timed = False
         self.stateful = False  # an attempt without a key that changes the function's state is not recorded yet
-        self.waiting: list[tuple[float, int, int, Run]] = []
+        self.waiting: list[tuple[float, int, int, Run, float]] = []
         self.blocked: list[tuple[float, int, Lane]] = []
         self.adopt(function)
 
@@ -53,9 +60,28 @@ class Gate:
 
 
 class Lane:
-    """The waiting events of one type and level, in order; with `more` those accepted after `loaded` are only in the journal."""
+    """The waiting events of one type and level, in order.
 
-    __slots__ = ("blocked", "gates", "items", "late", "level", "loaded", "loading", "missed", "more", "plan", "roots", "type")
+    With `more` those accepted after `loaded` are only in the journal. It is `blocked` while its plan's functions are at
+    their limits; the `aside` of an entry is what that of the lane was when the entry came.
+    """
+
+    __slots__ = (
+        "_aside",
+        "_blocked_at",
+        "blocked",
+        "gates",
+        "items",
+        "late",
+        "level",
+        "loaded",
+        "loading",
+        "missed",
+        "more",
+        "plan",
+        "roots",
+        "type",
+    )
 
     def __init__(self, type: str, level: int) -> None:
         self.type = type
@@ -67,9 +93,32 @@ class Lane:
         self.items: deque[Entry] = deque()
         self.late: list[tuple[float, int, Entry]] = []
         self.blocked = False
+        self._blocked_at = 0.0
+        self._aside = 0.0
         self.plan: Plan | None = None
         self.gates: tuple[Gate, ...] = ()
         self.roots: tuple[Gate, ...] = ()
+
+    def step_aside(self, now: float) -> None:
+        """Take no part in the order until something opens."""
+        self.blocked = True
+        self._blocked_at = now
+
+    def come_back(self, now: float) -> None:
+        """Take part in the order again."""
+        if self.blocked:
+            self.blocked = False
+            self._aside += now - self._blocked_at
+
+    def aside(self, now: float) -> float:
+        """Return how many seconds it has been blocked so far."""
+        return self._aside + (now - self._blocked_at if self.blocked else 0.0)
+
+    @property
+    def obstacle(self) -> str:
+        """What its events wait for while it is blocked."""
+        names = [gate.function.name for gate in self.roots]
+        return limit_of(*names) if names else NO_FUNCTION
 
     def add(self, entry: Entry) -> None:
         """Take an entry to its place in the order."""

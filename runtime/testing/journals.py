@@ -185,6 +185,15 @@ class JournalSuite:
         assert found.status == QUEUED
         await journal.close()
 
+    async def test_what_an_entry_waited_for_is_kept_with_the_next_record(self) -> None:
+        journal, _ = await self.opened()
+        one = entry()
+        await journal.append([one])
+        one.waits = {"key k": 1.5}
+        await journal.record([Outcome(entry=one, steps=[Step("f", DONE, 1)])])
+        assert (await journal.find(one.uid))[0].waits == {"key k": 1.5}
+        await journal.close()
+
     async def test_emitted_entries_are_accepted_with_the_record_and_known_as_effects(self) -> None:
         journal, _ = await self.opened()
         cause = entry()

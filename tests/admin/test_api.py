@@ -292,6 +292,7 @@ async def test_an_event_is_told_with_its_steps_and_what_it_caused(api: Api) -> N
         "priority": 9,
         "status": "done",
         "waited": ANY,
+        "waits": ANY,
         "crashes": 0,
         "attempts": 1,
         "error": None,

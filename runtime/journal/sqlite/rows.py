@@ -14,12 +14,14 @@ from runtime.records import ENDED, STATUSES, Entry, Step
 CODES: Final = {status: code for code, status in enumerate(("queued", "retrying", "done", "dead", "discarded", "unrouted", "running"))}
 NAMES: Final = {CODES[status]: status for status in STATUSES}
 
-COLUMNS: Final = "seq, status, accepted, due, ended, cause, retries, crashes, reason, event, steps, stage"
+COLUMNS: Final = "seq, status, accepted, due, ended, cause, retries, crashes, reason, event, steps, waits, stage"
 INSERT: Final = (
     "INSERT INTO events (seq, status, stage, type, level, key, id, source, accepted, due, ended, cause, retries, crashes, reason, event,"
-    " steps) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+    " steps, waits) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 )
-UPDATE: Final = "UPDATE events SET status = ?, stage = ?, ended = ?, retries = ?, crashes = ?, reason = ?, steps = ? WHERE seq = ?"
+UPDATE: Final = (
+    "UPDATE events SET status = ?, stage = ?, ended = ?, retries = ?, crashes = ?, reason = ?, steps = ?, waits = ? WHERE seq = ?"
+)
 
 Row = tuple[Any, ...]
 
@@ -34,6 +36,7 @@ class Packed(msgspec.Struct, array_like=True):
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Packed).decode
+_decode_waits = msgspec.msgpack.Decoder(dict[str, float]).decode
 _decode_steps = msgspec.msgpack.Decoder(dict[str, Step]).decode
 
 
@@ -77,19 +80,21 @@ def row_of(entry: Entry) -> Row:
         entry.reason,
         packed,
         _encode(entry.steps) if entry.steps else None,
+        _encode(entry.waits) if entry.waits else None,
     )
 
 
 def update_of(entry: Entry) -> Row:
     """Return the row that updates an entry."""
     steps = _encode(entry.steps) if entry.steps else None
+    waits = _encode(entry.waits) if entry.waits else None
     ended = entry.ended or None
-    return (CODES[entry.status], stage_of(entry), ended, entry.retries, entry.crashes, entry.reason, steps, entry.seq)
+    return (CODES[entry.status], stage_of(entry), ended, entry.retries, entry.crashes, entry.reason, steps, waits, entry.seq)
 
 
 def entry_of(row: Row) -> Entry:
     """Return the entry of a row of `COLUMNS`."""
-    seq, status, accepted, due, ended, cause, retries, crashes, reason, packed, steps, stage = row
+    seq, status, accepted, due, ended, cause, retries, crashes, reason, packed, steps, waits, stage = row
     kept = _decode(packed)
     return Entry(
         event=kept.event,
@@ -106,6 +111,7 @@ def entry_of(row: Row) -> Entry:
         cause=cause or 0,
         hops=kept.hops,
         crashes=crashes,
+        waits=_decode_waits(waits) if waits else None,
     )
 
 

@@ -56,6 +56,9 @@ MIGRATIONS: Final = (
     CREATE TABLE states (function TEXT, key TEXT, value BLOB NOT NULL, PRIMARY KEY (function, key)) STRICT, WITHOUT ROWID;
     CREATE TABLE cursors (source TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE events ADD COLUMN waits BLOB;
+    """,
 )
 
 HEADER: Final = b"SQLite format 3\x00"

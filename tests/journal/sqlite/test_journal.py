@@ -138,7 +138,7 @@ async def test_a_second_process_is_refused_and_told_who_has_it(tmp_path: Path) -
         (b"SQLite format 3\x00" + bytes(84), "is not a journal of function-runtime; it was left as it is"),
         (
             b"SQLite format 3\x00" + bytes(44) + (99).to_bytes(4, "big") + bytes(4) + schema.APPLICATION_ID.to_bytes(4, "big") + bytes(28),
-            "was written by a newer function-runtime (schema 99, this one knows 1); it was left as it is",
+            "was written by a newer function-runtime (schema 99, this one knows 2); it was left as it is",
         ),
     ],
 )
