@@ -325,7 +325,49 @@ def backlog() -> None:
     report("backlog of 1,000,000: an urgent event, post to result (goal < 50)", delays, "ms")
 
 
-BENCHMARKS = {"graph": graph, "crowd": crowd, "memory": memory, "sqlite": sqlite, "backlog": backlog}
+async def _steady(seconds: float, keep: float) -> list[tuple[int, float, float]]:
+    """Return for each part of `keep` seconds the events accepted, the bytes of the files and the longest put in milliseconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        journal = SqliteJournal(Path(folder) / "journal.db", SystemClock(), keep=keep, dedupe=keep)
+        await journal.open()
+        engine = Engine(journal, SystemClock())
+        engine.adopt(graph_of(idle_function()), 1)
+        await engine.start()
+        inlet = HostInlet("bench", SourceSettings(plugin="bench"), engine)
+        puts: list[float] = []
+        end = time.perf_counter() + seconds
+
+        async def publish() -> None:
+            while time.perf_counter() < end:
+                began = time.perf_counter()
+                await inlet.put(Event(type="go", source="bench", data=1))
+                puts.append(time.perf_counter() - began)
+
+        publishing = asyncio.gather(*(publish() for _ in range(64)))
+        parts = []
+        while not publishing.done():
+            await asyncio.sleep(keep)
+            size = sum(file.stat().st_size for file in Path(folder).iterdir() if file.suffix != ".reserve")
+            parts.append((len(puts), size, 1000 * max(puts)))
+            puts.clear()
+        await engine.stop(0.0)
+        await journal.close()
+    return parts
+
+
+def steady() -> None:
+    """Load the journal on SQLite for a minute that keeps ended events for five seconds: it neither grows nor stalls."""
+    parts = asyncio.run(_steady(60.0, 5.0))
+    growing, pruning = parts[:2], parts[2:-1]  # what came in the first part begins to go in the second
+    report("steady: events/s while nothing is old enough to go", [count / 5 for count, _, _ in growing], "events/s")
+    report("steady: events/s while as many go as come", [count / 5 for count, _, _ in pruning], "events/s")
+    report("steady: longest put while nothing goes", [longest for _, _, longest in growing], "ms")
+    report("steady: longest put while as many go as come", [longest for _, _, longest in pruning], "ms")
+    report("steady: files on disk while as many go as come", [size / 1e6 for _, size, _ in pruning], "MB")
+    report("steady: files at the end / after three times keep", [pruning[-1][1] / pruning[0][1]], "x")
+
+
+BENCHMARKS = {"graph": graph, "crowd": crowd, "memory": memory, "sqlite": sqlite, "backlog": backlog, "steady": steady}
 
 if __name__ == "__main__":
     names = sys.argv[1:] or list(BENCHMARKS)

@@ -256,6 +256,24 @@ class JournalSuite:
         assert await seqs(before=newest_first[1], limit=2) == newest_first[2:]
         await journal.close()
 
+    async def test_queries_take_any_character_in_types_and_names(self) -> None:
+        journal, _ = await self.opened()
+        entries = [entry("a.[b]?.c"), entry("a.b.c"), entry("a.é.c.d")]
+        await journal.append(entries)
+        await journal.record([Outcome(entry=entries[0], steps=[Step("prüfen", DONE, 1)])])
+        found = {}
+        for name, query in {
+            "brackets": Query(type="*.[b]?.*"),
+            "one token": Query(type="a.*.c"),
+            "the rest": Query(type="a.é.>"),
+            "name": Query(function="prüfen"),
+            "part of a name": Query(function="prüf"),
+        }.items():
+            found[name] = [one.seq for one in await journal.query(query)]
+        first, second, third = [one.seq for one in entries]
+        assert found == {"brackets": [first], "one token": [second, first], "the rest": [third], "name": [first], "part of a name": []}
+        await journal.close()
+
     async def test_a_dead_letter_can_wait_again_and_be_discarded(self) -> None:
         journal, _ = await self.opened()
         one = entry()

@@ -121,14 +121,22 @@ def effects(connection: apsw.Connection, seq: int) -> list[Entry]:
 
 
 def query(connection: apsw.Connection, query: Query) -> list[Entry]:
-    """Return the entries a query asks for, the newest first; conditions on steps are looked up row by row."""
+    """Return the entries a query asks for, the newest first.
+
+    SQL leaves out what cannot be meant (a name is in the packed steps as it is written), `takes` decides about the rest.
+    """
     conditions, values = ["1"], []
     if query.status:
         codes = [f"status = {CODES[status]}" for status in query.status]  # by itself `=` finds the index of dead letters
         conditions.append(f"({' OR '.join(codes)})")
-    if query.type is not None and pattern.is_literal(query.type):
-        conditions.append("type = ?")
-        values.append(query.type)
+    if query.type is not None:
+        literal = pattern.is_literal(query.type)
+        conditions.append("type = ?" if literal else "type GLOB ?")
+        values.append(query.type if literal else _glob_of(query.type))
+    for name in (query.function, query.error):
+        if name is not None:
+            conditions.append("instr(steps, CAST(? AS BLOB))")
+            values.append(name)
     sql = f"{SELECT} WHERE {' AND '.join(conditions)} AND seq < ? ORDER BY seq DESC LIMIT {CHUNK}"
     found: list[Entry] = []
     before = query.before or 2**62
@@ -139,6 +147,11 @@ def query(connection: apsw.Connection, query: Query) -> list[Entry]:
             break
         before = chunk[-1].seq
     return found[: query.limit]
+
+
+def _glob_of(pattern: str) -> str:
+    """Return what GLOB takes for a pattern: more than is meant, since its `*` goes over dots."""
+    return pattern.replace("[", "[[]").replace("?", "[?]").replace(">", "*")
 
 
 def used_bytes(connection: apsw.Connection) -> int:

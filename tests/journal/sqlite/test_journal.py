@@ -124,6 +124,20 @@ async def test_ended_entries_go_after_a_while_and_dead_letters_stay(tmp_path: Pa
     await journal.close()
 
 
+async def test_the_file_does_not_grow_while_as_much_goes_as_comes(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    journal = await opened(tmp_path, clock, keep=10.0, dedupe=10.0)
+    sizes = []
+    for _ in range(60):
+        entries = [entry(data="x" * 500, now=clock.time()) for _ in range(500)]
+        await journal.append(entries)
+        await journal.record([Outcome(entry=one, status=DONE, at=clock.time()) for one in entries])
+        await clock.advance(1)
+        sizes.append((tmp_path / "journal.db").stat().st_size)
+    await journal.close()
+    assert sizes[-1] < 1.2 * sizes[30], "it holds what is kept, and no more"
+
+
 async def test_a_second_process_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
     journal = await opened(tmp_path)
     with pytest.raises(JournalError, match=rf"journal.db is in use by process {os.getpid()}; stop that one, or give \[journal\] url"):
