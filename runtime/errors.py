@@ -12,6 +12,8 @@ EXIT_FAILED = 1  # the work failed: new dead letters, a failed invocation, a jou
 EXIT_USAGE = 2  # wrong usage, configuration or function files
 EXIT_NOT_RUNNING = 3  # no runtime answers
 
+LONGEST_PAUSE = 86_400.0  # seconds that an error may ask for before the next attempt
+
 
 class Fault(msgspec.Struct, frozen=True):
     """One thing wrong in a file of the user: `where` it stands and a `message` that says what to do."""
@@ -147,9 +149,21 @@ class Reject(Exception):
         self.status = status
 
 
-class PartialFailure(Exception):
-    """Raise in a sink or a batch function to fail only the events named: `{event.id: "why"}`."""
+class Unavailable(Exception):
+    """Raise in a function or sink to be tried again, not before `retry_after` seconds have passed (a day at most)."""
 
-    def __init__(self, failures: Mapping[str, str]) -> None:
+    def __init__(self, reason: str = "", retry_after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.retry_after = min(max(0.0, retry_after), LONGEST_PAUSE)
+
+
+class PartialFailure(Exception):
+    """Raise in a sink or a batch function to fail only the events named: `{event.id: "why"}`.
+
+    Instead of a text there may be an error, which then counts for this event as if it alone had been written.
+    """
+
+    def __init__(self, failures: Mapping[str, str | Exception]) -> None:
         super().__init__(", ".join(f"{id}: {why}" for id, why in failures.items()))
         self.failures = dict(failures)

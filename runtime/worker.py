@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import math
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from runtime.codec import to_builtins
 from runtime.contracts import Clock, Executor, Journal
 from runtime.errors import DataError, HopLimit, Reject, Skip, StepTimeout
 from runtime.flow.dispatch import Dispatch
-from runtime.flow.failure import STUBBORN, backoff, clean, error_of, is_permanent, told
+from runtime.flow.failure import LATE, STUBBORN, backoff, clean, error_of, is_permanent, told
 from runtime.flow.intake import Intake
 from runtime.flow.outcomes import Outcomes
 from runtime.flow.run import Attempt
@@ -49,7 +50,7 @@ class Pool:
         self._intake = intake
         self._journal = journal
         self._clock = clock
-        self._executors = executors
+        self.executors = executors
         self._max_hops = max_hops
         self._idle: list[asyncio.Future[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -129,7 +130,7 @@ class Pool:
         try:
             if function.parameters.takes_state:
                 attempt.state = await self._journal.state(function.name, attempt.event.key)
-            return await self._executors[function.executor](attempt)
+            return await self.executors[function.executor](attempt)
         finally:
             attempt.ended = True
             if self._unarmed and self._unarmed[-1] is mark:
@@ -143,7 +144,7 @@ class Pool:
             return  # it was left behind, and its step went on without it
         attempt.settled = True
         run, dispatch = attempt.run, self._dispatch
-        step.attempts, step.generation = attempt.number, run.generation
+        step.attempts, step.generation, step.crashes = attempt.number, run.generation, run.entry.crashes
         step.started, step.finished = attempt.started, self._clock.time()
         steps, ready = run.finished(attempt.index, step, result)
         for index in ready:
@@ -165,14 +166,15 @@ class Pool:
         function, run = attempt.function, attempt.run
         failure = error_of(error)
         retries = function.retries if run.entry.retries is None else run.entry.retries
-        if is_permanent(error) or attempt.number > retries:
+        failures = attempt.number - run.crashes(attempt.index)  # a crash uses up no retry
+        if is_permanent(error) or failures > retries:
             level = logging.WARNING if isinstance(error, Reject) else logging.ERROR  # a rejection is an answer
             log.log(level, '"%s" failed for good on event %s: %s', function.name, attempt.event.id, told(error))
             self._settle(attempt, Step(function.name, FAILED, error=failure))
             return
         attempt.settled = True
-        delay = backoff(function, attempt.number)
-        left = retries + 1 - attempt.number
+        delay = backoff(function, failures, error)
+        left = retries + 1 - failures
         text = '"%s" failed on event %s and is tried again in %.1f s, %d more at most: %s'
         log.warning(text, function.name, attempt.event.id, delay, left, told(error))
         now = self._clock.time()
@@ -237,16 +239,21 @@ class Pool:
         for attempt, task in self._unarmed:
             if not attempt.ended:
                 suspended = True
-                attempt.timer = self._clock.call_later(attempt.function.timeout, self._expire, attempt, task)
+                due = self._clock.monotonic() + attempt.function.timeout
+                attempt.timer = self._clock.call_later(attempt.function.timeout, self._expire, attempt, task, due)
         self._unarmed.clear()
         if not self._dispatch.has_work():
             self._awake = False
         elif suspended:
             self._wake_next()
 
-    def _expire(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
-        """Cancel an attempt that has used up its timeout."""
-        if not attempt.ended:
+    def _expire(self, attempt: Attempt, task: asyncio.Task[None], due: float) -> None:
+        """Cancel an attempt that has used up its timeout; one that stood still with the process is given a little more, once."""
+        if attempt.ended:
+            return
+        if self._clock.monotonic() - due > LATE:
+            attempt.timer = self._clock.call_later(LATE, self._expire, attempt, task, math.inf)
+        else:
             attempt.expired = True
             task.cancel()
             attempt.timer = self._clock.call_later(STUBBORN, self._leave_behind, attempt, task)

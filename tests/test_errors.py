@@ -27,6 +27,7 @@ from runtime.errors import (
     RunFailed,
     Skip,
     Stopping,
+    Unavailable,
     nearest,
 )
 
@@ -42,6 +43,8 @@ from runtime.errors import (
         (ResultTimeout("7", 1.5), "event 7: no result after 1.5 s; it goes on"),
         (Stopping("7"), "event 7: the runtime is stopping; send it again with the same id for its result"),
         (PartialFailure({"1": "full", "2": "lost"}), "1: full, 2: lost"),
+        (PartialFailure({"1": Reject("unknown"), "2": "lost"}), "1: unknown, 2: lost"),
+        (Unavailable("closed for lunch", retry_after=3600), "closed for lunch"),
         (Skip("not today"), "not today"),
         (Reject("no such order"), "no such order"),
     ],
@@ -66,10 +69,16 @@ def test_errors_carry_their_values() -> None:
     assert RunFailed("7", "charge", "ValueError", "no").status == 500
     assert (Reject("no").status, Reject("no", status=409).status, Reject("no").reason) == (422, 409, "no")
     assert PartialFailure({"1": "full"}).failures == {"1": "full"}
+    assert (Unavailable().retry_after, Unavailable("no", 2.5).retry_after, Unavailable("no").reason) == (0.0, 2.5, "no")
     assert MalformedEvent("no").unsupported is False
     assert MalformedEvent("no", unsupported=True).unsupported is True
     assert NotRouted("a", removed=True).removed is True
     assert Full(1, 1, 3.0).retry_after == 3.0
+
+
+@pytest.mark.parametrize(("asked", "given"), [(-1, 0), (1e300, 86_400), (float("inf"), 86_400), (float("nan"), 0)])
+def test_nobody_is_sent_away_for_more_than_a_day(asked: float, given: float) -> None:
+    assert Unavailable("later", asked).retry_after == given
 
 
 def test_the_nearest_word_is_offered_when_there_is_one_near() -> None:
@@ -84,7 +93,7 @@ def test_exit_codes_are_those_of_the_contract() -> None:
 
 def test_every_error_has_one_base_and_says_when_it_is_raised() -> None:
     kinds = [kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, Exception)]
-    signals = {Skip, Reject, PartialFailure}
+    signals = {Skip, Reject, PartialFailure, Unavailable}
     assert {kind for kind in kinds if not issubclass(kind, Error)} == signals
     for kind in kinds:
         assert (kind.__doc__ or "").startswith("Raise in a " if kind in signals else ("Raised when ", "Base of ")), kind

@@ -10,10 +10,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from support import Bench
+from support import Bench, graph_of
 
-from runtime import Context, DataError, Event, NotRouted, Reject, ResultTimeout, RunFailed, Skip, function
+from runtime import Context, DataError, Event, NotRouted, Reject, ResultTimeout, RunFailed, Skip, Unavailable, function
 from runtime.contracts import Query
+from runtime.flow.run import Run
+from runtime.records import Entry, Step
 
 
 class Order(msgspec.Struct):
@@ -181,6 +183,31 @@ async def test_retries_wait_longer_each_time_and_end_as_a_dead_letter() -> None:
         assert 12.5 <= gaps[2] <= 25
         entry = await bench.entry(event)
         assert (entry.status, entry.steps["flaky"].attempts) == ("dead", 4)
+
+
+@pytest.mark.parametrize(("asked", "least", "most"), [(3600, 3605, 3610), (1, 6, 11), (0, 5, 10), (1e9, 86_405, 86_410)])
+async def test_an_attempt_that_was_unavailable_is_not_made_again_before_the_time_it_asks_for(
+    asked: float, least: float, most: float
+) -> None:
+    calls: list[int] = []
+
+    def declare() -> None:
+        @function(on="go", backoff=10, backoff_max=10)
+        async def closed(data: int) -> None:
+            calls.append(data)
+            raise Unavailable("closed for lunch", retry_after=asked)
+
+    async with Bench(declare) as bench:
+        event = await bench.put("go", 1)
+        await bench.settled()
+        step = (await bench.entry(event)).steps["closed"]
+        assert step.error is not None
+        assert (step.error.type, step.error.message) == ("Unavailable", "closed for lunch")
+        assert least <= step.due - bench.clock.time() <= most
+        await bench.clock.advance(least)
+        assert len(calls) == 1
+        await bench.clock.advance(most - least)
+        assert len(calls) == 2
 
 
 @pytest.mark.parametrize("failure", [Reject("no", status=418), "data"])
@@ -413,6 +440,57 @@ async def test_a_caller_that_gives_up_leaves_the_run_alone() -> None:
         assert (await bench.journal.counts()).done == 1
 
 
+async def test_an_attempt_whose_process_stood_still_is_given_a_little_more_once() -> None:
+    gate = asyncio.Event()
+
+    def declare() -> None:
+        @function(on="go", timeout=5, retries=0)
+        async def take(data: int) -> None:
+            await (gate if data else asyncio.Event()).wait()
+
+    async with Bench(declare) as bench:
+        ends, hangs = await bench.put("go", 1), await bench.put("go", 0)
+        await bench.settled()
+        bench.clock._now += 60
+        await bench.clock.advance(0)
+        gate.set()
+        await bench.settled()
+        assert (await bench.entry(ends)).status == "done"
+        await bench.clock.advance(1)
+        await bench.settled()
+        assert (await bench.entry(hangs)).status == "dead"
+
+
+def test_attempts_that_ended_with_the_process_count_for_the_steps_that_could_run_then() -> None:
+    def declare() -> None:
+        @function(on="go")
+        async def first(data: int) -> int:
+            return data
+
+        @function(after="first")
+        async def second(first: int) -> int:
+            return first
+
+        @function(after="second")
+        async def third(second: int) -> int:
+            return second
+
+    def tried(crashes: int, *steps: Step) -> tuple[int, int]:
+        entry = Entry(event=Event(type="go", source="t"), crashes=crashes, steps={step.function: step for step in steps})
+        run = Run(entry, graph_of(declare).plan("go"), 1)
+        (index,) = run.start()[1]
+        return run.attempts(index), run.crashes(index)
+
+    first, second = Step("first", "done", 3, crashes=1), Step("second", "retrying", 3, crashes=2)
+    assert tried(0) == (0, 0)
+    assert tried(2) == (2, 2)
+    assert tried(1, first) == (0, 0)
+    assert tried(2, first) == (1, 1)
+    assert tried(2, first, second) == (3, 1)
+    assert tried(3, first, second) == (4, 2)
+    assert tried(0, first, second) == (3, 0), "a redrive begins to count anew"
+
+
 async def test_results_that_cannot_be_encoded_fail_the_step_for_good() -> None:
     def declare() -> None:
         @function(on="go")
@@ -434,8 +512,6 @@ async def test_nobody_subscribed_means_unrouted_and_a_removed_function_means_wai
             return data
 
     def nothing() -> None: ...
-
-    from support import graph_of
 
     async with Bench(declare) as bench:
         nobody = await bench.put("nobody", 1)

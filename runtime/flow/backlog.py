@@ -12,6 +12,7 @@ from typing import Protocol
 
 from runtime.contracts import Clock, Journal
 from runtime.errors import JournalError
+from runtime.flow.delayed import LOOK
 from runtime.records import DEAD, ENDED, Entry, Shelf, Status
 
 CHUNK = 1000  # entries in one read
@@ -178,6 +179,7 @@ class Backlog:
                     after = (entries[-1].due, entries[-1].seq)
                     self._dispatch.fill_due(entries)
                 after = (until, 2**62)
-                await self._clock.sleep(AHEAD)
+                while self._clock.time() < until - AHEAD:  # looked at often: it may jump
+                    await self._clock.sleep(LOOK)
         except Exception as error:  # noqa: BLE001 - as above
             self._fail(error)

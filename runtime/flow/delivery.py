@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -17,7 +18,8 @@ import msgspec
 
 from runtime.contracts import Clock, Journal, Sink, Timer
 from runtime.errors import PartialFailure, StepTimeout
-from runtime.flow.failure import STUBBORN, backoff, error_of, is_permanent, jittered
+from runtime.flow.delayed import Delayed
+from runtime.flow.failure import LATE, STUBBORN, backoff, error_of, is_permanent, jittered
 from runtime.flow.waits import note
 from runtime.records import DONE, FAILED, RETRYING, RUNNING, Entry, Outcome, Shelf, Status, Step
 from runtime.specs import SinkSpec
@@ -67,6 +69,7 @@ class Delivery:
         self._delivered = delivered
         self._feed = feed
         self._window = window
+        self._delayed = Delayed(clock, self._enqueue)
         self._more = False
         self._loaded = 0
         self._loading = False
@@ -159,9 +162,7 @@ class Delivery:
         if step is not None and step.status == RETRYING:
             self._attempts[entry.seq] = step.attempts
             self._retry(entry, step.due - self._clock.time())
-        elif entry.due and (wait := entry.due - self._clock.time()) > 0:
-            self._clock.call_later(wait, self._enqueue, entry)
-        else:
+        elif not self._delayed.takes(entry):
             self._enqueue(entry)
 
     @property
@@ -210,7 +211,8 @@ class Delivery:
         self._writes.add(write)
         for entry in batch:
             self._mark(entry.seq)
-        write.timer = self._clock.call_later(self.spec.timeout, self._expire, write)
+        due = self._clock.monotonic() + self.spec.timeout
+        write.timer = self._clock.call_later(self.spec.timeout, self._expire, write, due)
         write.task = asyncio.create_task(self._write(write), name=f"sink {self.spec.name}")
 
     def _next_batch(self, now: float) -> list[Entry]:
@@ -245,9 +247,11 @@ class Delivery:
     def _timed_out(self) -> StepTimeout:
         return StepTimeout(f'sink "{self.spec.name}" took longer than {self.spec.timeout:g} s')
 
-    def _expire(self, write: Write) -> None:
-        """Cancel a write that has used up its timeout."""
-        if not write.settled and write.task is not None:
+    def _expire(self, write: Write, due: float) -> None:
+        """Cancel a write that has used up its timeout; one that stood still with the process is given a little more, once."""
+        if self._clock.monotonic() - due > LATE:
+            write.timer = self._clock.call_later(LATE, self._expire, write, math.inf)
+        elif not write.settled and write.task is not None:
             write.expired = True
             write.task.cancel()
             write.timer = self._clock.call_later(STUBBORN, self._leave_behind, write)

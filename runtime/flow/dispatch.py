@@ -31,6 +31,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from runtime.contracts import Clock, Journal
+from runtime.flow.delayed import Delayed
 from runtime.flow.gates import FLOOD, Gates
 from runtime.flow.keys import Keys
 from runtime.flow.lanes import NO_FUNCTION, Lane, Ranking, limit_of
@@ -79,6 +80,7 @@ class Dispatch:
         self._window = window if journal.persistent else UNBOUNDED
         self._keys = Keys(ranking, self._window, feed, lambda: bool(self._deep))
         self._deep: set[Lane] = set()  # lanes of which entries are only in the journal
+        self._delayed = Delayed(clock, self._stand)
         self.due_until = 0.0 if journal.persistent else float("inf")  # delayed events up to this time are in memory
         self._suspect: Run | None = None
         self._suspects: deque[tuple[Run, int]] = deque()
@@ -151,9 +153,7 @@ class Dispatch:
 
     def _stand(self, entry: Entry) -> None:
         if entry.due and not entry.begun:
-            wait = entry.due - self._clock.time()
-            if wait > 0:  # also when a timer has fired a little early
-                self._clock.call_later(wait, self._stand, entry)
+            if self._delayed.takes(entry):
                 return
         elif not entry.begun:
             lane = self._lane(entry)
@@ -206,7 +206,8 @@ class Dispatch:
         """Take up a lane of which entries wait in the journal, at start."""
         lane = self._lane_of(shelf.name, shelf.level)
         self._deepen(lane, more=True)
-        heapq.heappush(self._heads, (float("-inf"), 0, lane))  # nothing starts before each lane has told its first
+        place = (float("-inf"), -len(self._heads))  # another for each: lanes cannot be compared
+        heapq.heappush(self._heads, (*place, lane))  # nothing starts before each lane has told its first
         self._feed_lane(lane)
 
     def _feed_lane(self, lane: Lane) -> None:

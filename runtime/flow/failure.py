@@ -7,20 +7,28 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
-from runtime.errors import DataError, HopLimit, Reject
+from runtime.errors import DataError, HopLimit, Reject, Unavailable
 from runtime.records import StepError
 from runtime.specs import StepSpec
 
 STUBBORN = 1.0  # seconds that what was cancelled has to end before it is left behind
+
+LATE = 0.5  # seconds by which a timer that is late tells that the process stood still; what it was to end is given as many
 
 LONGEST = 10_000  # characters of a message that are kept
 
 RUNTIME = str(Path(__file__).parent.parent)
 
 
-def backoff(spec: StepSpec, attempt: int) -> float:
-    """Return the seconds to wait after a failed `attempt` (from 1): exponential, half fixed and half random."""
-    return jittered(min(spec.backoff * 2 ** min(attempt - 1, 60), spec.backoff_max))
+def backoff(spec: StepSpec, attempt: int, error: BaseException) -> float:
+    """Return the seconds to wait after a failed `attempt` (from 1): exponential, half fixed and half random.
+
+    An `Unavailable` may ask for more; those it sends away together come back spread over half of `backoff`.
+    """
+    pause = jittered(min(spec.backoff * 2 ** min(attempt - 1, 60), spec.backoff_max))
+    if isinstance(error, Unavailable) and error.retry_after:
+        return max(pause, error.retry_after + jittered(spec.backoff))
+    return pause
 
 
 def jittered(delay: float) -> float:

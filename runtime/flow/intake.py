@@ -42,10 +42,15 @@ class Intake:
         self._route = route
         self._admit = admit
         self._waiting = waiting
-        self._max_backlog = max_backlog
+        self.max_backlog = max_backlog
         self._room: deque[asyncio.Future[None]] = deque()
         self._now = datetime.fromtimestamp(0, UTC)
         self._now_at = 0.0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for a further event."""
+        return self._waiting() >= self.max_backlog
 
     async def accept(self, entries: list[Entry], *, wait: bool, cursor: tuple[str, Any] | None = None) -> list[Entry]:
         """Append entries to the journal and admit the new ones; see `Journal.append` for the answer.
@@ -54,9 +59,9 @@ class Intake:
             Full: `wait` is False and there is no room.
             JournalError: nothing was accepted.
         """
-        while (waiting := self._waiting()) >= self._max_backlog:
+        while (waiting := self._waiting()) >= self.max_backlog:
             if not wait:
-                raise Full(waiting, self._max_backlog)
+                raise Full(waiting, self.max_backlog)
             await self._wait_for_room()
         return await self._journal.append(entries, cursor=cursor, then=partial(self._admit_new, entries))
 
@@ -80,7 +85,7 @@ class Intake:
         """Let sources go on that wait for room; called when events have left the backlog."""
         if not self._room:
             return
-        places = self._max_backlog - self._waiting()
+        places = self.max_backlog - self._waiting()
         while self._room and places > 0:
             room = self._room.popleft()
             if not room.done():

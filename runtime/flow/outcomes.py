@@ -35,18 +35,22 @@ class Noted(msgspec.Struct):
 
 
 class Parts(msgspec.Struct):
-    """What has still to end before an event does (its run, and sinks by name), and whether anything has failed."""
+    """What has still to end before an event does (its run, and sinks by name), and whether anything has failed.
+
+    `noted` counts the ends that are not recorded yet: when there are none, the record of the event tells the same.
+    """
 
     left: set[str]
     failed: bool
+    noted: int = 0
 
 
 class Outcomes:
     """Records outcomes in order and in batches; see above.
 
     `admit` takes each emitted entry, `death` makes the entries that tell of a dead letter, `release` takes each entry
-    whose functions have ended, `recorded` each attempt of a function with state, `lost` is called when the journal
-    has failed.
+    whose functions have ended, `recorded` each attempt of a function with state, `tell` each outcome with the run it
+    has ended, `lost` is called when the journal has failed.
     """
 
     def __init__(  # noqa: PLR0913 - its neighbours, by name
@@ -58,6 +62,7 @@ class Outcomes:
         death: Callable[[Outcome], list[Entry]],
         release: Callable[[Entry], None],
         recorded: Callable[[Attempt], None],
+        tell: Callable[[Outcome, Run | None], None] | None = None,
         ended: Callable[[], None],
         lost: Callable[[JournalError], None],
     ) -> None:
@@ -67,6 +72,7 @@ class Outcomes:
         self._death = death
         self._release = release
         self._recorded = recorded
+        self._tell = tell
         self._ended = ended
         self._lost = lost
         self._pending: list[Noted] = []
@@ -83,7 +89,7 @@ class Outcomes:
     # --- what ends an event ---------------------------------------------------------------------------
 
     def begun(self) -> list[int]:
-        """Return the entries of which something has ended and something has not."""
+        """Return the entries of which something has ended and something has not, while that is being recorded."""
         return list(self._parts)
 
     def _end_part(self, entry: Entry, part: str, *, failed: bool) -> Status | None:
@@ -99,6 +105,7 @@ class Outcomes:
         parts.left.discard(part)
         parts.failed = parts.failed or failed
         if parts.left:
+            parts.noted += 1
             self._parts[entry.seq] = parts
             return None
         self._parts.pop(entry.seq, None)
@@ -212,11 +219,23 @@ class Outcomes:
                 end.set_result(None)
         if noted.attempt is not None:
             self._recorded(noted.attempt)
+        if noted.outcome.status is None and (noted.outcome.ran or noted.outcome.delivered):
+            self._forget_part(noted.outcome.entry)
         run = noted.ended
         if run is not None:
             for future in self._callers.pop(run.entry.seq, (None, ()))[1]:
                 answer(future, run.entry, run.plan, run)
             self._release(run.entry)
+        if self._tell is not None:
+            self._tell(noted.outcome, run)
+
+    def _forget_part(self, entry: Entry) -> None:
+        """Keep nothing of an event that only waits, for a sink say: there may be millions."""
+        parts = self._parts.get(entry.seq)
+        if parts is not None:
+            parts.noted -= 1
+            if not parts.noted:
+                del self._parts[entry.seq]
 
     # --- callers --------------------------------------------------------------------------------------
 

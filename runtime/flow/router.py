@@ -83,6 +83,8 @@ class Router:
             return Outcome(entry=entry, status=QUEUED, ran=route.ran, deliver=route.sinks)
         if entry.status != DEAD:
             return None
+        for step in entry.steps.values():
+            step.crashes = 0  # they are counted anew
         again = [step for step in entry.steps.values() if step.status == FAILED or (step.status == SKIPPED and step.cause)]
         steps = {**entry.steps, **{step.function: Step(step.function, PENDING) for step in again}}
         functions = self.plan(entry.event.type).functions

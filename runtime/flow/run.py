@@ -61,12 +61,21 @@ class Run:
         return skipped, [index for index, name in enumerate(names) if name not in self.steps and not self.missing[index]]
 
     def attempts(self, index: int) -> int:
-        """Return how often the step has been tried."""
+        """Return how often the step has been tried, attempts that ended with the process included."""
         name = self.plan.functions[index].name
         if name in self.attempted:
             return self.attempted[name]
         step = self.entry.steps.get(name)
-        return step.attempts if step is not None else 0
+        if step is not None and step.attempts:
+            return step.attempts + max(0, self.entry.crashes - step.crashes)
+        return self.crashes(index)
+
+    def crashes(self, index: int) -> int:
+        """Return how many attempts of the step ended with the process: one for each crash since the steps before it ended."""
+        if not self.entry.crashes:
+            return 0
+        before = (self.steps[name].crashes for name in self.plan.functions[index].after)
+        return max(0, self.entry.crashes - max(before, default=0))
 
     def due(self, index: int) -> float:
         """Return when the step goes on by the record (Unix time), or 0."""
@@ -177,7 +186,8 @@ class Attempt:
 
     def step(self, status: str, finished: float, **more: Any) -> Step:
         """Return the record of this attempt."""
-        return Step(self.function.name, status, self.number, self.run.generation, self.started, finished, **more)  # type: ignore[arg-type]
+        run = self.run
+        return Step(self.function.name, status, self.number, run.generation, self.started, finished, crashes=run.entry.crashes, **more)  # type: ignore[arg-type]
 
 
 def reply(entry: Entry, plan: Plan, steps: Mapping[str, Step]) -> Any:

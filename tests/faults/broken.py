@@ -6,17 +6,30 @@
 from __future__ import annotations
 
 import copy
+import heapq
+import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import apsw
 
+from runtime import PartialFailure, worker
 from runtime.cli import main
+from runtime.flow import delayed, delivery, failure
+from runtime.flow.delivery import Delivery, Write
+from runtime.flow.dispatch import Dispatch
+from runtime.flow.keys import Keys
+from runtime.flow.lanes import Ranking
+from runtime.flow.run import Run
+from runtime.journal.sqlite import schema
 from runtime.journal.sqlite.files import Reserve
 from runtime.journal.sqlite.journal import SqliteJournal
 from runtime.journal.sqlite.writer import Batch, Job, Writer
+from runtime.records import Entry, Step
 
 
 class Early:
@@ -89,12 +102,125 @@ def full() -> None:
     Reserve.hold = lambda self: not Path("full").exists() and hold(self)  # type: ignore[method-assign]
 
 
+def stalled() -> None:
+    """Let everybody wait for the next attempt of one."""
+    retry = Dispatch.retry
+
+    def wait(self: Dispatch, run: Run, index: int, delay: float) -> None:
+        time.sleep(delay)
+        retry(self, run, index, 0.0)
+
+    Dispatch.retry = wait  # type: ignore[method-assign]
+
+
+def even() -> None:
+    """Leave nothing of a pause to chance."""
+    failure.jittered = lambda delay: delay
+
+
+def unheld() -> None:
+    """Start the events of a key whatever the one before them does."""
+    Keys.claim = Keys.start = lambda *_: True  # type: ignore[method-assign]
+    Keys.release = lambda *_: None  # type: ignore[method-assign]
+
+
+def strict() -> None:
+    """Let nothing gain on what is urgent by waiting."""
+    rank = Ranking.rank
+    Ranking.rank = lambda self, priority, at: rank(self, priority, 0 * at)  # type: ignore[method-assign]
+
+
+def forgetful() -> None:
+    """Note nowhere what executes."""
+    SqliteJournal.mark = lambda *_: None  # type: ignore[method-assign]
+
+
+def hasty() -> None:
+    """Let a timeout count the time in which the process stood still."""
+    worker.LATE = delivery.LATE = math.inf  # type: ignore[attr-defined]
+
+
+def hoarding() -> None:
+    """Keep everything that waits for a sink in memory."""
+    make = Delivery.__init__
+
+    def make_large(self: Delivery, *arguments: Any, **named: Any) -> None:
+        make(self, *arguments, **{**named, "window": 10**9})
+
+    Delivery.__init__ = make_large  # type: ignore[method-assign]
+
+
+def jumbled() -> None:
+    """Give a sink what came last first."""
+    delivery.heapq = SimpleNamespace(heappush=heapq.heappush, heappop=list.pop)  # type: ignore[assignment,attr-defined]
+
+
+def loose() -> None:
+    """Let the next events of a key go to a sink while the one before them waits for another attempt."""
+    failed = Delivery._failed
+
+    def let_go(self: Delivery, entry: Entry, step: Step, failure: BaseException) -> None:
+        failed(self, entry, step, failure)
+        self._let_key_go(entry)
+
+    Delivery._failed = let_go  # type: ignore[method-assign]
+
+
+def wholesale() -> None:
+    """Take the failure of some events of a batch for that of all."""
+    settle = Delivery._settle
+
+    def settle_all(self: Delivery, write: Write, error: BaseException | None) -> None:
+        settle(self, write, OSError("some failed") if isinstance(error, PartialFailure) else error)
+
+    Delivery._settle = settle_all  # type: ignore[method-assign]
+
+
+def halved() -> None:
+    """Migrate statement by statement, each in a transaction of its own."""
+
+    def migrate(connection: apsw.Connection) -> None:
+        for version in range(int(connection.pragma("user_version")), len(schema.MIGRATIONS)):
+            connection.execute(schema.MIGRATIONS[version])
+            connection.pragma("user_version", version + 1)
+
+    schema.migrate = migrate
+
+
+def trusting() -> None:
+    """Look at the clock once, and never again."""
+    delayed.LOOK = float("inf")
+
+
+def aimless() -> None:
+    """Record no cursor of a source."""
+    append = SqliteJournal.append
+
+    async def forget(self: SqliteJournal, entries: Sequence[Entry], *, cursor: object = None, **more: Any) -> list[Entry]:
+        return await append(self, entries, **more)
+
+    SqliteJournal.append = forget  # type: ignore[method-assign]
+
+
 BUILDS = {
     "early": early,
     "off": lambda: synchronous("off"),
     "normal": lambda: synchronous("normal"),
     "deaf": deaf,
     "full": full,
+    "stalled": stalled,
+    "even": even,
+    "unheld": unheld,
+    "strict": strict,
+    "forgetful": forgetful,
+    "hasty": hasty,
+    "hoarding": hoarding,
+    "jumbled": jumbled,
+    "loose": loose,
+    "wholesale": wholesale,
+    "halved": halved,
+    "trusting": trusting,
+    "aimless": aimless,
 }
 
 

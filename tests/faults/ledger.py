@@ -72,6 +72,12 @@ def project(folder: Path, functions: str = FUNCTIONS, config: str = SINK) -> Pat
     return folder
 
 
+def plugin(folder: Path, name: str, text: str) -> None:
+    """Write a plugin into a project."""
+    (folder / "plugins").mkdir(exist_ok=True)
+    (folder / "plugins" / f"{name}.py").write_text(text)
+
+
 class Refused(Exception):
     """Raised when an event was not accepted; `retry_after` is what the answer says."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from support import Bench
 
-from runtime import Event, PartialFailure, Reject, Sink, function
+from runtime import Event, PartialFailure, Reject, Sink, Unavailable, function
 from runtime.specs import SinkSpec
 
 
@@ -87,6 +87,26 @@ async def test_only_the_events_a_partial_failure_names_are_tried_again() -> None
         assert (await bench.journal.counts()).done == 3
 
 
+async def test_an_error_in_a_partial_failure_counts_for_its_event_alone() -> None:
+    sink = Memory()
+    async with Bench(nothing, sinks=[(spec(batch=10, batch_wait=1, backoff=10), sink)]) as bench:
+        sink.fail = [PartialFailure({"e0": "busy", "e1": Reject("never"), "e2": Unavailable("later", retry_after=100)})]
+        await bench.inlet().put([Event(type="go", source="t", id=f"e{number}", data=number) for number in range(4)])
+        await bench.clock.advance(1)
+        await bench.settled()
+        steps = [(await bench.journal.find(f"e{number}"))[0].steps["out"] for number in range(4)]
+        assert [step.status for step in steps] == ["retrying", "failed", "retrying", "done"]
+        assert [step.error and (step.error.type, step.error.message) for step in steps] == [
+            ("PartialFailure", "e0: busy"), ("Reject", "never"), ("Unavailable", "later"), None
+        ]  # fmt: skip
+        await bench.clock.advance(100)
+        await bench.settled()
+        assert sink.data == [0, 1, 2, 3, 0]
+        await bench.clock.advance(11)
+        await bench.settled()
+        assert sink.data == [0, 1, 2, 3, 0, 2]
+
+
 async def test_a_reject_fails_without_retries() -> None:
     sink = Memory()
     sink.fail = [Reject("never")]
@@ -132,3 +152,44 @@ async def test_a_write_that_takes_too_long_is_cancelled_and_tried_again() -> Non
         error = (await bench.entry(event)).steps["out"].error
         assert error is not None
         assert error.message == 'sink "out" took longer than 0.01 s'
+
+
+async def test_a_write_whose_process_stood_still_is_given_a_little_more_once() -> None:
+    sink = Memory()
+    sink.gate.clear()
+    async with Bench(nothing, sinks=[(spec(timeout=5, retries=0), sink)]) as bench:
+        ends = await bench.put("go", 1)
+        await bench.settled()
+        bench.clock._now += 60
+        await bench.clock.advance(0)
+        sink.gate.set()
+        await bench.settled()
+        assert (await bench.entry(ends)).status == "done"
+        sink.gate.clear()
+        hangs = await bench.put("go", 2)
+        await bench.settled()
+        bench.clock._now += 60
+        await bench.clock.advance(1)
+        await bench.settled()
+        assert (await bench.entry(hangs)).status == "dead"
+
+
+async def test_an_event_that_only_waits_for_a_sink_is_kept_in_memory_nowhere_else() -> None:
+    well, ill = Memory(), Memory()
+    ill.gate.clear()
+
+    def declare() -> None:
+        @function(on="go")
+        async def take(data: int) -> int:
+            return data
+
+    sinks = [(spec(name="well"), well), (spec(name="ill", concurrency=1), ill)]
+    async with Bench(declare, sinks=sinks) as bench:
+        for number in range(20):
+            await bench.put("go", number)
+        await bench.settled()
+        assert bench.engine.outcomes.begun() == []
+        assert (await bench.journal.counts()).done == 0
+        ill.gate.set()
+        await bench.settled()
+        assert (await bench.journal.counts()).done == 20

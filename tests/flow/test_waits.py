@@ -25,7 +25,7 @@ def holding(gates: dict[str, asyncio.Event], **options: object) -> Callable[[], 
     """Return the declaration of a function `work` that goes on when the gate its data names is open."""
 
     def declare() -> None:
-        @function(on="go", **options)  # type: ignore[arg-type]
+        @function(on="go", **options)
         async def work(data: str) -> None:
             await gates.setdefault(data, asyncio.Event()).wait()
 
