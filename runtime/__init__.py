@@ -32,12 +32,16 @@ from runtime.errors import (
     Skip,
     StepTimeout,
     Stopping,
+    Unavailable,
 )
 
 # what functions declare and are given
 from runtime.event import Event, Request
 from runtime.function import Context, function, resource
 from runtime.hookspecs import hookimpl
+
+# what notices tell
+from runtime.records import Step
 
 if TYPE_CHECKING:
     from runtime.web import Problem, WebServer, problem_of, read_body, respond, respond_problem
@@ -68,8 +72,10 @@ __all__ = [
     "Sink",
     "Skip",
     "Source",
+    "Step",
     "StepTimeout",
     "Stopping",
+    "Unavailable",
     "WebServer",
     "cloudevents",
     "codec",

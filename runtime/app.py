@@ -16,46 +16,64 @@ from runtime.journal.memory import MemoryJournal
 from runtime.loading.generation import Generation, sink_specs
 from runtime.loading.loader import Loader
 from runtime.loading.watch import Watcher
-from runtime.plugins import load_plugins
+from runtime.plugins import Plugins, load_plugins
 from runtime.records import RUNNING
 from runtime.settings import Settings, SourceSettings
 from runtime.supervisor import Supervisor
+from runtime.toml import place_of
 
 log = logging.getLogger("runtime")
 
 CLOSING = 2.0  # seconds that sources get to close when everything else has stopped
 
 
-def make_journal(settings: Settings, clock: Clock, lost: Callable[[JournalError], None]) -> Journal:
-    """Return the journal that the configuration names, not open."""
-    scheme, _, path = settings.journal.url.partition(":")
-    if scheme == "memory":
-        return MemoryJournal(clock, dedupe=settings.journal.dedupe)
-    from runtime.journal.sqlite.journal import SqliteJournal  # noqa: PLC0415 - only who uses SQLite pays for it
+def make_journal(settings: Settings, plugins: Plugins, clock: Clock, lost: Callable[[JournalError], None]) -> Journal:
+    """Return the journal that the configuration names, not open.
 
-    return SqliteJournal(
-        settings.path.parent / path,
-        clock,
-        keep=settings.journal.keep,
-        dedupe=settings.journal.dedupe,
-        max_bytes=settings.journal.max_bytes,
-        lost=lost,
-    )
+    Raises:
+        ConfigError: no plugin offers it, or it refuses its url.
+    """
+    try:
+        return _journal_kind(settings, plugins).from_settings(settings.journal, clock, folder=settings.path.parent, lost=lost)
+    except ValueError as error:
+        raise ConfigError([Fault(place_of(settings.path.name, ("journal",), "url"), str(error))]) from error
+
+
+def _journal_kind(settings: Settings, plugins: Plugins) -> type[Journal]:
+    scheme = settings.journal.scheme
+    if scheme == "memory":
+        return MemoryJournal
+    if scheme == "sqlite":
+        from runtime.journal.sqlite.journal import SqliteJournal  # noqa: PLC0415 - only who uses SQLite pays for it
+
+        return SqliteJournal
+    return plugins.journal(scheme)
 
 
 class App:
     """A runtime in this process: plugins, functions, sources and sinks around one engine.
 
+    `clock` and `journal` take the place of those that the settings mean; `starts` tells which sources are started,
+    `watch` whether functions are loaded again when they are saved.
+
     Raises:
         ConfigError: a source or sink has options its plugin does not take, or no plugin offers it.
     """
 
-    def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Clock | None = None,
+        journal: Journal | None = None,
+        starts: Callable[[Source], bool] = lambda _: True,
+        watch: bool = True,
+    ) -> None:
         self.settings = settings
         self.clock = clock or SystemClock()
-        self.started = self.clock.time()
+        self.started = self.clock.monotonic()
         self.plugins = load_plugins(settings, self.clock)
-        self.journal = make_journal(settings, self.clock, self._on_lost)
+        self.journal = journal or make_journal(settings, self.plugins, self.clock, self._on_lost)
         self.failed = asyncio.Event()  # nothing can be recorded any more: the process has to end
         self._changed = asyncio.Event()
         self._journal_fault: Fault | None = None
@@ -65,13 +83,15 @@ class App:
             settings.dispatch,
             max_backlog=settings.journal.max_backlog,
             keep=settings.journal.keep,
+            notices=self.plugins.notices,
             ended=self._changed.set,
             lost=self._on_lost,
         )
-        self.loader = Loader(settings, self.clock, self._adopt)
+        self.loader = Loader(settings, self.clock, self._adopt, self.plugins.conventions())
         self.watcher = Watcher([settings.functions_dir], self.loader.on_saved)
         self._supervisors: list[Supervisor] = []
-        self._sources = self._build_plugins()
+        self._watch = watch
+        self._sources = [source for source in self._build_plugins() if starts(source)]
 
     def _build_plugins(self) -> list[Source]:
         """Give the engine its sinks, and return the sources; those whose plugin is broken are left out."""
@@ -118,8 +138,9 @@ class App:
                 await supervisor.open()  # an address that is taken is told at once, not tried again
         for supervisor in self._supervisors:
             supervisor.start()
-        self.watcher.start(asyncio.get_running_loop())
-        self.loader.on_saved()  # for what was saved since it was loaded
+        if self._watch:
+            self.watcher.start(asyncio.get_running_loop())
+            self.loader.on_saved()  # for what was saved since it was loaded
 
     async def _supervise(self, source: Source) -> Supervisor:
         settings = self.settings.sources[source.name]
@@ -159,6 +180,10 @@ class App:
 
     def _adopt(self, generation: Generation) -> None:
         self.engine.adopt(generation.graph, generation.number)
+        change = generation.change
+        self.plugins.notices.tell(
+            "generation_changed", number=change.number, added=change.added, changed=change.changed, removed=change.removed
+        )
 
     def _on_lost(self, error: JournalError) -> None:
         self._journal_fault = Fault("journal", str(error))
@@ -201,7 +226,7 @@ class App:
             "discarded": counts.discarded,
             "unrouted": counts.unrouted,
             "duplicates": counts.duplicates,
-            "uptime": self.clock.time() - self.started,
+            "uptime": self.clock.monotonic() - self.started,
         }
 
     def inlet(self, name: str) -> Inlet:
@@ -220,5 +245,5 @@ class App:
         ]
 
     def _standing(self, name: str, plugin: str, state: str, detail: str, events: int) -> dict[str, Any]:
-        uptime = max(self.clock.time() - self.started, 1e-9)
+        uptime = max(self.clock.monotonic() - self.started, 1e-9)
         return {"name": name, "plugin": plugin, "state": state, "detail": detail, "events": events, "rate": events / uptime}

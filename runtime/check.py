@@ -10,7 +10,7 @@ from runtime.errors import ConfigError, Fault, LoadError
 from runtime.graph import Graph
 from runtime.loading.loader import load_graph
 from runtime.plugins import load_plugins
-from runtime.settings import Settings
+from runtime.settings import BUILT_IN, Settings
 
 
 def check(path: str | Path) -> tuple[Settings, Graph | None, list[Fault]]:
@@ -27,8 +27,13 @@ def check(path: str | Path) -> tuple[Settings, Graph | None, list[Fault]]:
             plugins.build_sink(name, sink)
         except ConfigError as error:
             faults += error.faults
+    try:
+        if settings.journal.scheme not in BUILT_IN:
+            plugins.journal(settings.journal.scheme)
+    except ConfigError as error:
+        faults += error.faults
     faults += plugins.faults
     try:
-        return settings, load_graph(settings), faults
+        return settings, load_graph(settings, plugins.conventions()), faults
     except LoadError as error:
         return settings, None, faults + error.faults

@@ -15,12 +15,14 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 import tomli
-from msgspec import UNSET, inspect
+from msgspec import UNSET
 
 from runtime import pattern
+from runtime.describe import expected
 from runtime.errors import ConfigError, Fault, nearest
 from runtime.placeholders import Filler
 from runtime.settings import (
+    BUILT_IN,
     AdminSettings,
     DispatchSettings,
     FunctionSettings,
@@ -224,7 +226,7 @@ class _Reader:
         if field and is_filled:
             value = _converted(value, field.type, strict=False)
         if field and (value is UNSET or _is_infinite(value)):
-            message = f"expected {_expected(field.type)}, found {table.found(key)}"
+            message = f"expected {expected(field.type)}, found {table.found(key)}"
         else:
             message = "".join(why for _, why in check_options({key: value}))
             if message and field and is_filled:  # it shows the value
@@ -291,46 +293,18 @@ def _is_infinite(value: Any) -> bool:
 
 def _misfit(table: _Table, key: str, type: Any) -> str:
     """Return what was expected and found; where it was a string only the kind, as strings may be secrets."""
-    expected = _expected(type)
-    found = table.kind(key) if expected.startswith("a string") else table.found(key)
+    wanted = expected(type)
+    found = table.kind(key) if wanted.startswith("a string") else table.found(key)
     likely = nearest(str(table.written[key]).lower(), get_args(type)) if get_origin(type) is Literal else ""
-    return f"expected {expected}, found {found}{likely}"
-
-
-def _expected(type: Any) -> str:
-    if get_origin(type) is Literal:
-        return " or ".join(f'"{value}"' for value in get_args(type))  # in the order of the declaration
-    return _described(inspect.type_info(type))
-
-
-def _described(info: inspect.Type) -> str:
-    """Return the values a type allows, in words."""
-    match info:
-        case inspect.UnionType(types=types):
-            return " or ".join(_described(one) for one in types if not isinstance(one, inspect.NoneType))
-        case inspect.IntType() | inspect.FloatType():
-            noun = "a whole number" if isinstance(info, inspect.IntType) else "a number"
-            return noun + _range_of(info)
-        case inspect.StrType(min_length=shortest):
-            return "a string that is not empty" if shortest else "a string"
-        case inspect.VarTupleType():
-            return "a string or a list of strings"
-        case _:
-            return "a list of strings"
-
-
-def _range_of(info: inspect.IntType | inspect.FloatType) -> str:
-    if info.ge is not None and info.le is not None:
-        return f" of {info.ge:g} … {info.le:g}"
-    if info.gt is not None:
-        return f" of more than {info.gt:g}"
-    return f" of {info.ge:g} or more" if info.ge is not None else ""
+    return f"expected {wanted}, found {found}{likely}"
 
 
 def _fault_of_journal(url: str, found: str) -> str:
     scheme, separator, rest = url.partition(":")
     if url == "memory:" or (scheme == "sqlite" and rest and not rest.startswith("//")):
         return ""
+    if separator and scheme not in (*BUILT_IN, "nats") and scheme.isidentifier() and len(url.split()) == 1:
+        return ""  # a plugin may offer it: the host knows
     if scheme == "nats":
         return f'expected "sqlite:PATH" or "memory:", found a journal of "nats:", which is not supported yet; {LEAVE_OUT}'
     shown = f'"{scheme}:…"' if separator and not found.startswith("the value") else found

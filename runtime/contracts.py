@@ -10,14 +10,15 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import msgspec
 
 from runtime import parameters, pattern
-from runtime.errors import Fault
+from runtime.errors import Fault, JournalError
 from runtime.event import Event
 from runtime.records import DEAD, FAILED, Entry, Outcome, Shelf, Status, Step
+from runtime.settings import JournalSettings
 from runtime.specs import FunctionSpec
 
 
@@ -89,11 +90,13 @@ class Source(ABC):
 
     `options` is an instance of the class's `Options`, `name` that of the table `[sources.NAME]`, `folder` the one of
     the configuration file, which paths in options are relative to, `clock` tells the time and waits (a test has one that
-    stands still). A source that never ends by itself sets `finite = False`: `run --once` does not wait for it.
+    stands still). A source that never ends by itself sets `finite = False`: `run --once` does not wait for it. One that
+    needs nothing but the clock sets `offline = True`: tests run it, too.
     """
 
     Options: ClassVar[type[msgspec.Struct]] = NoOptions
     acknowledges: ClassVar[bool] = False
+    offline: ClassVar[bool] = False
     finite: bool = True
     folder: Path = Path()
     clock: Clock
@@ -142,8 +145,9 @@ class Sink(ABC):
         """Take the events, in order; return when they are safe.
 
         Raises:
-            PartialFailure: only the events it names failed, and are tried again.
+            PartialFailure: only the events it names failed, and are tried again, or what the error it has for one means.
             Reject: the events are refused for good, and not tried again.
+            Unavailable: all the events are tried again, but not before `retry_after` seconds.
             Exception: any other; all the events are tried again.
         """
 
@@ -227,6 +231,17 @@ class Journal(ABC):
     """
 
     persistent: ClassVar[bool]
+
+    @classmethod
+    @abstractmethod
+    def from_settings(cls, settings: JournalSettings, clock: Clock, *, folder: Path, lost: Callable[[JournalError], None]) -> Self:
+        """Return the journal that `[journal]` describes, not open.
+
+        Paths in its `url` are relative to `folder`; `lost` is to be called when nothing can be recorded any more.
+
+        Raises:
+            ValueError: its `url` is not what the journal takes; the text says what was expected.
+        """
 
     @property
     def faults(self) -> list[Fault]:

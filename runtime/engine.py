@@ -21,9 +21,11 @@ from runtime.flow.intake import Intake
 from runtime.flow.lanes import Ranking
 from runtime.flow.outcomes import Outcomes
 from runtime.flow.router import Router
+from runtime.flow.run import Run
 from runtime.flow.waits import REDRIVE, note
 from runtime.graph import Graph
-from runtime.records import DEAD, DISCARDED, ENDED, QUEUED, RUNNING, Entry, Outcome, Status
+from runtime.notices import Notices
+from runtime.records import DEAD, DISCARDED, DONE, ENDED, FAILED, QUEUED, RUNNING, Entry, Outcome, Status, is_pending
 from runtime.settings import DispatchSettings
 from runtime.specs import SinkSpec
 from runtime.worker import Pool
@@ -43,11 +45,13 @@ class Engine:
         max_backlog: int = 10_000_000,
         keep: float = 86_400.0,
         window: int = WINDOW,
+        notices: Notices | None = None,
         ended: Callable[[], None] = lambda: None,
         lost: Callable[[JournalError], None] = lambda _: None,
     ) -> None:
         self.journal = journal
         self.clock = clock
+        self._notices = notices or Notices()
         self.deliveries: list[Delivery] = []
         self._by_sink: dict[str, Delivery] = {}
         self._pushes: dict[str, Callable[[Entry], None]] = {}
@@ -69,19 +73,21 @@ class Engine:
         self.outcomes = Outcomes(
             journal,
             clock,
-            admit=lambda entry: self.router.admit(entry),  # noqa: PLW0108
+            admit=lambda entry: self._admit(entry),  # noqa: PLW0108
             death=lambda outcome: self.intake.death(outcome),  # noqa: PLW0108
             release=self.dispatch.release,
             recorded=self.dispatch.recorded,
+            tell=self._tell if self._notices.has("step_finished") or self._notices.has("run_finished") else None,
             ended=ended,
             lost=lost,
         )
         self.router = Router(dispatch=self.dispatch.push, deliveries=self._pushes)
+        self._admit = self._tell_accepted if self._notices.has("event_accepted") else self.router.admit
         self.intake = Intake(
             journal,
             clock,
             route=self.router.route,
-            admit=self.router.admit,
+            admit=self._admit,
             waiting=lambda: self.dispatch.waiting,
             max_backlog=max_backlog,
         )
@@ -108,6 +114,19 @@ class Engine:
         self.deliveries.append(delivery)
         self._by_sink[spec.name] = delivery
         self._pushes[spec.name] = delivery.push
+
+    def _tell_accepted(self, entry: Entry) -> None:
+        self._notices.tell("event_accepted", event=entry.event)
+        self.router.admit(entry)
+
+    def _tell(self, outcome: Outcome, run: Run | None) -> None:
+        event = outcome.entry.event
+        for step in outcome.steps:
+            if not is_pending(step):
+                self._notices.tell("step_finished", event=event, step=step)
+        if run is not None:
+            failed = any(step.status == FAILED for step in run.steps.values())
+            self._notices.tell("run_finished", event=event, status=DEAD if failed else DONE)
 
     def adopt(self, graph: Graph, generation: int) -> None:
         """Start runs on this graph from now on."""

@@ -33,6 +33,7 @@ class HostInlet:
         self.name = name
         self.cursor = cursor
         self.events = 0
+        self.waiting = 0  # puts that wait for room
         self._engine = engine
         self._priority = settings.priority
         self._key = jmespath.compile(settings.key) if settings.key else None
@@ -47,7 +48,12 @@ class HostInlet:
             await self._pace(len(batch))
         entries = [self._engine.intake.entry(event, **self._steering(event)) for event in batch]
         mark = None if cursor is None else (self.name, cursor)
-        accepted = await self._engine.intake.accept(entries, wait=wait, cursor=mark)
+        waits = wait and self._engine.intake.is_full
+        self.waiting += waits
+        try:
+            accepted = await self._engine.intake.accept(entries, wait=wait, cursor=mark)
+        finally:
+            self.waiting -= waits
         if cursor is not None:
             self.cursor = cursor
         self.events += len(entries)

@@ -19,6 +19,7 @@ from runtime.flow.run import Attempt, Run, reply
 from runtime.graph import Graph, Plan
 from runtime.journal.memory import MemoryJournal
 from runtime.loading.loader import load_graph
+from runtime.plugins import load_folder
 from runtime.records import DONE, FAILED, SKIPPED, UNROUTED, Entry, Route, Step, StepError
 from runtime.settings import Settings
 from runtime.worker import emissions_of, plain_result
@@ -42,7 +43,7 @@ async def invoke(settings: Settings, name: str | None, data: Any, *, type: str |
     Raises:
         LoadError: the folder does not make a generation, or there is no such function or plan.
     """
-    graph = load_graph(settings)
+    graph = load_graph(settings, load_folder(settings, SystemClock()).conventions())
     plan = _plan(graph, name, type)
     event = Event(type=plan.type, source="invoke", data=data)
     journal, clock = MemoryJournal(SystemClock()), SystemClock()

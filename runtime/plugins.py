@@ -14,69 +14,57 @@ import importlib
 import importlib.util
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib.machinery import FileFinder, ModuleSpec, SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
-from inspect import unwrap
 from pathlib import Path
-from types import CodeType, TracebackType
-from typing import Any, TypeVar
+from types import CodeType
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pluggy
 
 from runtime import hookspecs
-from runtime.contracts import Clock, Sink, Source
-from runtime.errors import ConfigError, Fault, PluginError, nearest
+from runtime.contracts import Clock, Journal, Sink, Source
+from runtime.errors import ConfigError, Fault, nearest
+from runtime.loading.importer import Convention
+from runtime.notices import Notices
+from runtime.offers import PACKAGE, ROLES, Answer, Offer, Origin, ask, told
 from runtime.options import read_options
-from runtime.settings import Settings, SinkSettings, SourceSettings
+from runtime.settings import BUILT_IN, Settings, SinkSettings, SourceSettings
 from runtime.toml import place_of
+
+if TYPE_CHECKING:
+    from click import Command
 
 log = logging.getLogger("runtime.plugins")
 
-T = TypeVar("T")
-
 GROUP = "runtime.plugins"
-PACKAGE = "runtime_project_plugins"  # the name of the folder as a package
-HOOKS: Mapping[str, tuple[str, type]] = {"register_sinks": ("sink", Sink), "register_sources": ("source", Source)}
-
-
-class Origin(msgspec.Struct, frozen=True):
-    """Where a plugin comes from: its `file`, if it has one, and the `place` that faults name."""
-
-    place: str
-    file: str = ""
-
-
-class Offer(msgspec.Struct, frozen=True):
-    """A kind of source or sink (the `role`) and its class, None when that cannot be used; `where` the hook or the fault stands."""
-
-    role: str
-    kind: str
-    part: type[Any] | None
-    where: str
-    file: str = ""
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What a plugin offers, and what is wrong with it."""
-
-    offers: list[Offer]
-    faults: list[Fault]
 
 
 def load_plugins(settings: Settings, clock: Clock) -> Plugins:
     """Import and ask the plugins of the folder, and those installed ones that the settings use; faults are kept."""
+    plugins = load_folder(settings, clock)
+    for kind in sorted(_used(settings) | plugins.kinds()):
+        plugins.add_installed(kind)
+    return plugins
+
+
+def load_folder(settings: Settings, clock: Clock) -> Plugins:
+    """Import and ask the plugins of the folder alone; faults are kept."""
     plugins = Plugins(settings, clock)
     folder = settings.plugins_dir.absolute()
     _make_package(folder)
+    used = _used(settings)
     for path in sorted(folder.glob("*.py")):
-        if not path.name.startswith(("_", ".", "#")):
+        if not path.name.startswith(("_", ".", "#")) and (path.stem in used or plugins.twin_of(path) is None):
             plugins.add_file(path)
-    used = {part.plugin for table in (settings.sources, settings.sinks) for part in table.values()}
-    for kind in sorted(used | plugins.kinds()):
-        plugins.add_installed(kind)
     return plugins
+
+
+def _used(settings: Settings) -> set[str]:
+    """Return the kinds that the settings use."""
+    return {part.plugin for table in (settings.sources, settings.sinks) for part in table.values()} | {settings.journal.scheme}
 
 
 class Plugins:
@@ -85,6 +73,7 @@ class Plugins:
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._clock = clock
         self.faults: list[Fault] = []
+        self.notices = Notices()
         self._config = settings.path.name
         self._base = settings.path.parent
         self._folder = settings.plugins_dir.name
@@ -114,13 +103,48 @@ class Plugins:
         made: Sink | None = self._build("sink", name, settings.plugin, settings.options)
         return made
 
+    def journal(self, scheme: str) -> type[Journal]:
+        """Return the kind of journal that `[journal] url = "SCHEME:…"` names.
+
+        Raises:
+            ConfigError: no plugin offers it, or the one that does is broken.
+        """
+        offer = self._offers.get(("journal", scheme))
+        if offer is not None and offer.part is not None:
+            kind: type[Journal] = offer.part
+            return kind
+        suspects = [offer.where] if offer else list(self._suspects.values())
+        there = [*BUILT_IN, *sorted(kind for role, kind in self._offers if role == "journal")]
+        message = (
+            f'no plugin that works offers the journal "{scheme}:"; mend {", ".join(suspects)}'
+            if suspects
+            else f'no plugin offers the journal "{scheme}:"{nearest(scheme, there)}; there are: {", ".join(there)}'
+        )
+        raise ConfigError([Fault(place_of(self._config, ("journal",), "url"), message)])
+
+    def conventions(self) -> list[Convention]:
+        """Return the ways to write functions that plugins add, by name."""
+        return [offer.part for (role, _), offer in sorted(self._offers.items()) if role == "convention" and offer.part is not None]
+
+    def commands(self) -> dict[str, Command]:
+        """Return the commands that plugins add, by name."""
+        return {kind: offer.part for (role, kind), offer in sorted(self._offers.items()) if role == "command" and offer.part is not None}
+
+    def offers(self) -> list[Offer]:
+        """Return what is offered so far."""
+        return list(self._offers.values())
+
     def kinds(self) -> set[str]:
         """Return the kinds that are offered so far."""
         return {kind for _, kind in self._offers}
 
+    def twin_of(self, path: Path) -> EntryPoint | None:
+        """Return the installed plugin that a file of the folder is, if it is the very file of one of its name."""
+        return next((entry for entry in self._installed.get(path.stem, {}).values() if _is_file_of(entry, path)), None)
+
     def add_file(self, path: Path) -> None:
         """Import a file of the folder and take what it offers."""
-        origin = Origin(f"{self._folder}/{path.name}", str(path))
+        origin = Origin(f"{self._folder}/{path.name}", str(path), _extra_of(self.twin_of(path)))
         answer = self._ask(origin, lambda: importlib.import_module(f"{PACKAGE}.{path.stem}"))
         self._add(answer.faults)
         if answer.faults:
@@ -147,7 +171,7 @@ class Plugins:
         self._offers.update({(offer.role, kind): offer for offer in answer.offers})
         if answer.faults:
             where = answer.faults[0].where
-            for role, _ in HOOKS.values():
+            for role in ROLES.values():
                 self._offers.setdefault((role, kind), Offer(role, kind, None, where))
 
     def _add(self, faults: list[Fault]) -> None:
@@ -156,39 +180,21 @@ class Plugins:
 
     def _ask_installed(self, kind: str, entries: list[EntryPoint]) -> Answer:
         """Ask the one installed plugin of a kind; other kinds that it offers have entry points of their own."""
-        titles = [_title(entry) for entry in entries]
+        titles = [title_of(entry) for entry in entries]
         if len(entries) > 1:
-            return Answer([], [Fault(titles[0], f'offers the kind "{kind}", and so does {titles[1]}; uninstall one of them')])
-        file = _file_of(entries[0])
-        answer = self._ask(Origin(file or titles[0], file), entries[0].load)
+            return Answer(faults=[Fault(titles[0], f'offers the kind "{kind}", and so does {titles[1]}; uninstall one of them')])
+        file = file_of(entries[0])
+        answer = self._ask(Origin(file or titles[0], file, _extra_of(entries[0])), entries[0].load)
         offers = [offer for offer in answer.offers if offer.kind == kind]
         if offers or answer.faults:
-            return Answer(offers, answer.faults)
-        message = f'expected it to offer a source or sink "{kind}", as its entry point is called, found none; rename one of them'
-        return Answer([], [Fault(titles[0], message)])
+            return Answer(offers, faults=answer.faults)
+        message = f'expected it to offer something called "{kind}", as its entry point is, found nothing; rename one of them'
+        return Answer(faults=[Fault(titles[0], message)])
 
     def _ask(self, origin: Origin, load: Callable[[], object]) -> Answer:
-        """Import a plugin, register it with pluggy and call its hooks."""
-        answer = Answer([], [])
-        try:
-            plugin = _attempt(load, origin)
-            if not self._manager.is_registered(plugin):
-                _attempt(lambda: self._manager.register(plugin, str(id(plugin))), origin)
-        except PluginError as error:
-            return Answer([], error.faults)
-        callers = self._manager.get_hookcallers(plugin) or []
-        for caller in callers:
-            for hook in caller.get_hookimpls():
-                if hook.plugin is plugin and not hook.optionalhook:
-                    _call(caller.name, hook.function, origin, answer)
-        for name in HOOKS.keys() - {caller.name for caller in callers}:
-            forgotten = getattr(plugin, name, None)
-            if callable(forgotten):
-                message = f"expected @hookimpl above {name}, found none; add it, as in `from runtime import hookimpl`"
-                answer.faults.append(Fault(_place_of(forgotten, origin), message))
-        if not callers and not answer.faults:
-            message = f"offers nothing; expected one of the hooks {', '.join(HOOKS)}; a helper has a name that begins with _"
-            answer.faults.append(Fault(origin.place, message))
+        answer = ask(self._manager, load, origin)
+        for name, where, listener in answer.listeners:
+            self.notices.add(name, listener, where)
         return answer
 
     def _build(self, role: str, name: str, kind: str, options: Mapping[str, Any]) -> Any:
@@ -209,7 +215,7 @@ class Plugins:
         except ConfigError:
             raise
         except Exception as error:
-            raise ConfigError([Fault(place_of(self._config, path), _told(error, plain=isinstance(error, ValueError)))]) from error
+            raise ConfigError([Fault(place_of(self._config, path), told(error, plain=isinstance(error, ValueError)))]) from error
         return made
 
     def _unknown(self, role: str, kind: str) -> str:
@@ -223,128 +229,12 @@ class Plugins:
         )
 
 
-def _call(name: str, function: Callable[[], object], origin: Origin, answer: Answer) -> None:
-    """Call one hook and add what it offers, and what is wrong with that, to the answer."""
-    where = _place_of(function, origin)
-    if name not in HOOKS:
-        answer.faults.append(Fault(where, f"unknown hook {name}{nearest(name, HOOKS)}; allowed: {', '.join(HOOKS)}"))
-        return
-    try:
-        given = _attempt(function, origin)
-    except PluginError as error:
-        answer.faults.extend(error.faults)
-        return
-    if not isinstance(given, Mapping):
-        message = f'expected {name} to return a dict of classes by name, as in {{"name": Class}}, found {_kind(given)}'
-        answer.faults.append(Fault(where, message))
-        return
-    role, contract = HOOKS[name]
-    for kind, part in given.items():
-        why = _fault_of_offer(kind, part, contract)
-        if why:
-            answer.faults.append(Fault(where, f"the {role} {msgspec.json.encode(str(kind)).decode()}: {why}"))
-        answer.offers.append(Offer(role, str(kind), None if why else part, where, origin.file))
-
-
-def _fault_of_offer(kind: object, part: Any, contract: type) -> str:
-    if not isinstance(kind, str) or not kind:
-        return f"expected a name that is not empty, found {_kind(kind)}"
-    if not isinstance(part, type) or not issubclass(part, contract):
-        return f"expected a class that derives from {contract.__name__}, found {_kind(part)}"
-    missing = sorted(getattr(part, "__abstractmethods__", ()))
-    if missing:
-        return f"the class {part.__name__} lacks {', '.join(missing)}; every {contract.__name__} has it"
-    return _fault_of_options(part)
-
-
-def _fault_of_options(part: type[Any]) -> str:
-    model = getattr(part, "Options", None)
-    if not isinstance(model, type) or not issubclass(model, msgspec.Struct):
-        return f"expected {part.__name__}.Options to be a class that derives from msgspec.Struct, found {_kind(model)}"
-    try:
-        msgspec.convert({}, model)
-    except msgspec.ValidationError:
-        return ""  # its types can be told, which is all that is asked
-    except Exception as error:  # noqa: BLE001 - the annotations are code of others
-        return f"the types of {part.__name__}.Options cannot be told: {_told(error)}"
-    return ""
-
-
-def _attempt(call: Callable[[], T], origin: Origin) -> T:
-    """Call code of a plugin.
-
-    Raises:
-        PluginError: whatever it raised, at the line of the plugin's file.
-    """
-    try:
-        return call()
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # also SystemExit stops the plugin alone
-        raise PluginError([Fault(_raised_at(error, origin), _message(error, origin))]) from error
-
-
-def _frames(error: BaseException) -> Iterator[tuple[str, int]]:
-    """Yield the files and lines an error went through, outermost first; a syntax error ends where it stands."""
-    trace: TracebackType | None = error.__traceback__
-    while trace is not None:
-        yield trace.tb_frame.f_code.co_filename, trace.tb_lineno
-        trace = trace.tb_next
-    if isinstance(error, SyntaxError) and error.filename and error.lineno:
-        yield error.filename, error.lineno
-
-
-def _raised_at(error: BaseException, origin: Origin) -> str:
-    lines = [line for file, line in _frames(error) if file == origin.file]
-    return f"{origin.place}:{lines[-1]}" if lines else origin.place
-
-
-def _message(error: BaseException, origin: Origin) -> str:
-    """Return what an error says, where it stands if that is a helper beside the plugin, and what to do."""
-    if isinstance(error, pluggy.PluginValidationError):
-        return f"expected hooks without parameters, found {str(error).splitlines()[1].rpartition(': ')[2]}"
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        if error.name.startswith(f"{PACKAGE}."):
-            return (
-                f"expected a file {error.name.removeprefix(f'{PACKAGE}.')}.py beside it, found none; correct the import, or make the file"
-            )
-        return f"{_told(error)}; install it where the runtime is installed"
-    beside = [
-        f"{Path(file).name}:{line}"
-        for file, line in _frames(error)
-        if file != origin.file and Path(file).parent == Path(origin.file).parent
-    ]
-    told = f"{_told(error)} (in {beside[-1]})" if beside else _told(error)
-    return told if isinstance(error, Exception) else f"{told}; a plugin must not end the process when it is imported"
-
-
-def _told(error: BaseException, *, plain: bool = False) -> str:
-    try:
-        text = error.msg if isinstance(error, SyntaxError) else str(error)
-    except Exception:  # noqa: BLE001 - a __str__ of others
-        text = ""
-    if plain and text:
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _place_of(function: Callable[..., object], origin: Origin) -> str:
-    """Return the place of a hook: its line, when it stands in the file of the plugin."""
-    code = getattr(unwrap(function), "__code__", None)
-    return f"{origin.place}:{code.co_firstlineno}" if code is not None and code.co_filename == origin.file else origin.place
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
-    return "None" if value is None else f"a value of type {type(value).__name__}"
-
-
-def _title(entry: EntryPoint) -> str:
+def title_of(entry: EntryPoint) -> str:
+    """Return the module an entry point names, with the package it comes from and the version of that."""
     return f"{entry.value} of {entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
 
 
-def _file_of(entry: EntryPoint) -> str:
+def file_of(entry: EntryPoint) -> str:
     """Return the file of the module an entry point names, without importing it; empty when there is none."""
     try:
         spec = importlib.util.find_spec(entry.module)
@@ -353,11 +243,20 @@ def _file_of(entry: EntryPoint) -> str:
     return spec.origin if spec and spec.origin and Path(spec.origin).is_file() else ""
 
 
+def _extra_of(entry: EntryPoint | None) -> str:
+    """Return the extra of a package that is called like its plugin, as pip takes it; empty when there is none."""
+    package = entry.dist if entry else None
+    return f"{package.name}[{entry.name}]" if package and entry and entry.name in package.metadata.get_all("Provides-Extra", ()) else ""
+
+
+def _is_file_of(entry: EntryPoint, path: Path) -> bool:
+    return bool(installed := file_of(entry)) and Path(installed).samefile(path)
+
+
 def _tell_replaced(offer: Offer, entry: EntryPoint) -> None:
     """Log that a file replaces an installed plugin; they may also be one file, met twice."""
-    installed = _file_of(entry)
-    if not (installed and Path(installed).samefile(offer.file)):
-        log.info('%s replaces the installed plugin "%s", %s', offer.where, offer.kind, _title(entry))
+    if not _is_file_of(entry, Path(offer.file)):
+        log.info('%s replaces the installed plugin "%s", %s', offer.where, offer.kind, title_of(entry))
 
 
 class _Loader(SourceFileLoader):

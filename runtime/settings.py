@@ -30,6 +30,10 @@ class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
     format: Literal["text", "json"] = "text"
 
 
+BUILT_IN = ("sqlite", "memory")
+"""The schemes of the journals that need no plugin."""
+
+
 class JournalSettings(msgspec.Struct, frozen=True, kw_only=True):
     """`[journal]`: where events are recorded; `keep` and `dedupe` in seconds, `max_backlog` in events."""
 
@@ -38,6 +42,11 @@ class JournalSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_bytes: Count = 10_000_000_000
     dedupe: Seconds = 3600.0
     max_backlog: Count = 10_000_000
+
+    @property
+    def scheme(self) -> str:
+        """What kind of journal the `url` names."""
+        return self.url.partition(":")[0]
 
 
 class DispatchSettings(msgspec.Struct, frozen=True, kw_only=True):

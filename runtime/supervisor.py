@@ -18,7 +18,7 @@ STEADY = 60.0  # seconds of running after which a failure counts as the first ag
 
 
 class Supervisor:
-    """One source with its state: `connecting`, `running`, `failing` (`detail` says why) or `ended`."""
+    """One source with its state: `connecting`, `running`, `paused` or `failing` (`detail` says why), or `ended`."""
 
     def __init__(self, source: Source, plugin: str, inlet: HostInlet, clock: Clock, changed: Callable[[], None]) -> None:
         self.source = source
@@ -29,8 +29,18 @@ class Supervisor:
         self._task: asyncio.Task[None] | None = None
         self._open = False
         self._stopping = False
-        self.state = "connecting"
-        self.detail = ""
+        self._state = "connecting"
+        self._detail = ""
+
+    @property
+    def state(self) -> str:
+        """How the source stands; one that runs is `paused` while it waits for room."""
+        return "paused" if self._state == "running" and self.inlet.waiting else self._state
+
+    @property
+    def detail(self) -> str:
+        """Why it stands so; empty when there is nothing to say."""
+        return "full: max_backlog events wait" if self.state == "paused" else self._detail
 
     async def open(self) -> None:
         """Open the source for the first time.
@@ -74,7 +84,7 @@ class Supervisor:
                     'source "%s" failed and starts again in %.1f s: %s',
                     self.source.name,
                     pause,
-                    self.detail,
+                    self._detail,
                     exc_info=None if isinstance(error, OSError) else error,
                 )
                 await self._close()
@@ -94,5 +104,5 @@ class Supervisor:
             log.warning('source "%s" failed to close: %s: %s', self.source.name, type(error).__name__, error)
 
     def _become(self, state: str, detail: str = "") -> None:
-        self.state, self.detail = state, detail
+        self._state, self._detail = state, detail
         self._changed()

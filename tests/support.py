@@ -17,6 +17,7 @@ from runtime.function import Declaration, collecting, function
 from runtime.graph import Graph, build_graph
 from runtime.inlet import HostInlet
 from runtime.journal.memory import MemoryJournal
+from runtime.notices import Notices
 from runtime.records import Entry
 from runtime.settings import DispatchSettings, SourceSettings
 from runtime.specs import FunctionSpec, SinkSpec, make_function
@@ -79,11 +80,12 @@ class Bench:
         sinks: Sequence[tuple[SinkSpec, Sink]] = (),
         journal: Callable[[VirtualClock], Journal] = MemoryJournal,
         window: int = WINDOW,
+        notices: Notices | None = None,
     ) -> None:
         self.clock = VirtualClock()
         self.journal = journal(self.clock)
         settings = DispatchSettings(order=order, aging=aging, in_flight=in_flight)
-        self.engine = Engine(self.journal, self.clock, settings, max_backlog=max_backlog, window=window, lost=self._lost)
+        self.engine = Engine(self.journal, self.clock, settings, max_backlog=max_backlog, window=window, notices=notices, lost=self._lost)
         for spec, sink in sinks:
             self.engine.add_sink(spec, sink)
         self.graph = graph_of(declare, [spec for spec, _ in sinks])

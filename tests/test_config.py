@@ -201,9 +201,9 @@ def test_folders_are_relative_to_the_file_unless_they_are_absolute(project: Path
             ),
         ),
         (
-            '[journal]\nurl = "redis://user:hidden@host"',
+            '[journal]\nurl = "sqlite://user:hidden@host"',
             (
-                'runtime.toml [journal] url: expected "sqlite:PATH" or "memory:", found "redis:…";'
+                'runtime.toml [journal] url: expected "sqlite:PATH" or "memory:", found "sqlite:…";'
                 " leave `url` out for sqlite:.runtime/journal.db"
             ),
         ),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -14,12 +16,12 @@ import click
 import msgspec
 import pytest
 import tomli
-from runtime_plugins import http
+from runtime_plugins import http, webhook
 from starlette.routing import Route
 from test_house import FLOORS
 
 import runtime
-from runtime import errors, settings
+from runtime import errors, hookspecs, settings, testing
 from runtime.admin.api import make_api
 from runtime.check import check
 from runtime.cli import main
@@ -30,6 +32,7 @@ from runtime.function import LATER, LONGEST_DELAY, Options
 from runtime.journal.memory import KEPT
 from runtime.journal.sqlite.files import RESERVE
 from runtime.journal.sqlite.journal import SMALL, SqliteJournal
+from runtime.offers import NOTICES, ROLES
 from runtime.plugins import GROUP
 from runtime.records import ENDED, STATUSES
 from runtime.testing import VirtualClock
@@ -37,7 +40,7 @@ from runtime.testing import VirtualClock
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FILE = re.compile(r"# ((?:functions|plugins)/\w+\.py)\n")
+FILE = re.compile(r"# ((?:functions|plugins|tests)/\w+\.py)\n")
 
 NOUNS = {
     *("event", "source", "sink", "function", "graph", "plan", "run", "step", "attempt"),
@@ -54,6 +57,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "[admin]": settings.AdminSettings,
     "Route of http": http.Route,
     "Auth of http": http.Auth,
+    "Auth of webhook": webhook.Auth,
 }
 GATHERED = {"options", "overrides"}  # fields for the keys that stand in the table itself
 
@@ -139,6 +143,21 @@ def test_every_public_name_and_every_error_is_told() -> None:
     assert kinds - told == set()
 
 
+def test_every_hook_is_told_with_its_signature_in_one_sentence() -> None:
+    told = dict(re.findall(r"^\| `(.+?)` \| (.+?) \|$", PAGES["docs/hooks.md"], re.MULTILINE))
+    hooks = [hook for name, hook in vars(hookspecs).items() if hasattr(hook, f"{hookspecs.PROJECT}_spec")]
+    assert {hook.__name__ for hook in hooks} == {*ROLES, *NOTICES}
+    assert told == {f"{hook.__name__}{inspect.signature(hook)}".replace("'", ""): hook.__doc__ for hook in hooks}
+    assert all(sentence.count(". ") == 0 for sentence in told.values())
+
+
+def test_every_name_of_the_testing_package_is_told() -> None:
+    told = set(re.findall(r"`(\w+)`", sections("docs/testing.md")["What runtime.testing gives"]))
+    assert told >= set(testing.__all__)
+    public = {name for name in vars(testing.Harness) if not name.startswith("_")}
+    assert public - set(re.findall(r"`(\w+)\(", sections("docs/testing.md")["The harness"])) == set()
+
+
 def test_every_noun_has_its_meaning_and_its_file() -> None:
     rows = dict(re.findall(r"^\| \*\*(.+?)\*\* \| .+ \| (.+?) \|$", PAGES["docs/concepts.md"], re.MULTILINE))
     assert rows.keys() >= NOUNS
@@ -199,16 +218,20 @@ def blocks(page: str, language: str) -> list[str]:
 WITH_CODE = [page for page in PAGES if blocks(page, "python") or blocks(page, "toml")]
 
 
-@pytest.mark.parametrize("page", WITH_CODE)
-def test_the_files_of_a_page_make_a_project_without_faults(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check each configuration a page shows, and the empty one when it shows none, with all its files."""
-    (tmp_path / "functions").mkdir()
-    (tmp_path / "plugins").mkdir()
+def write_files(page: str, folder: Path) -> None:
+    for name in ("functions", "plugins", "tests"):
+        (folder / name).mkdir()
     for text in blocks(page, "python"):
         file = FILE.match(text)
         if file:
-            assert not (tmp_path / file[1]).exists(), f"{page} shows {file[1]} twice"
-            (tmp_path / file[1]).write_text(text)
+            assert not (folder / file[1]).exists(), f"{page} shows {file[1]} twice"
+            (folder / file[1]).write_text(text)
+
+
+@pytest.mark.parametrize("page", WITH_CODE)
+def test_the_files_of_a_page_make_a_project_without_faults(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check each configuration a page shows, and the empty one when it shows none, with all its files."""
+    write_files(page, tmp_path)
     monkeypatch.setenv("ORDERS_TOKEN", "secret")
     for text in blocks(page, "toml") or [""]:
         (tmp_path / "runtime.toml").write_text(text)
@@ -222,6 +245,15 @@ def test_the_files_of_a_page_make_a_project_without_faults(page: str, tmp_path: 
 )
 def test_code_that_is_no_file_runs(text: str) -> None:
     exec(compile(text, "<docs>", "exec"), {"__name__": "docs"})
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "# tests/" in PAGES[page]])
+def test_the_tests_of_a_page_pass(page: str, tmp_path: Path) -> None:
+    write_files(page, tmp_path)
+    (tmp_path / "runtime.toml").write_text(blocks(page, "toml")[0])
+    (tmp_path / "pytest.ini").write_text(blocks(page, "ini")[0])
+    done = subprocess.run([sys.executable, "-m", "pytest"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("page", PAGES)

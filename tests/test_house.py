@@ -23,11 +23,12 @@ FLOORS = [
     ["cloudevents", "records", "function"],
     ["parameters", "example"],
     ["specs"],
-    ["options", "placeholders", "settings"],
+    ["options", "placeholders", "settings", "describe"],
     ["contracts", "graph", "config"],
-    ["clock", "hookspecs", "web"],
+    ["clock", "hookspecs", "notices", "web"],
     ["loading"],
-    ["plugins"],
+    ["offers"],
+    ["plugins", "catalogue", "schema"],
     ["journal"],
     ["executors"],
     ["flow"],
@@ -140,6 +141,7 @@ UNTESTED = {
     "runtime.records": "the journal suite is about nothing else",
     "runtime.specs": "tests/test_function.py: the options are what it checks",
     "runtime.hookspecs": "tests/test_plugins.py asks every hook",
+    "runtime.offers": "tests/test_plugins.py: what is wrong with a plugin",
     "runtime.contracts": "the suites in runtime.testing are about nothing else",
     "runtime.threads": "tests/executors/test_thread.py",
     "runtime.engine": "every test that uses tests/support.py runs on it",
@@ -158,6 +160,9 @@ UNTESTED = {
     "runtime.admin.reading": "tests/admin/test_api.py",
     "runtime.admin.server": "tests/admin/test_api.py",
     "runtime.cli": "tests/cli",
+    "runtime.testing.inlet": "tests/testing/test_sources.py",
+    "runtime.testing.recorder": "tests/testing/test_harness.py",
+    "runtime.testing.rehearsal": "tests/testing/test_harness.py",
     "runtime.testing.clock": "tests/testing/test_journals.py, and every test that does not wait",
 }
 
@@ -176,7 +181,7 @@ def test_every_module_has_a_test_file_or_a_reason() -> None:
 
 
 def test_modules_and_functions_stay_readable() -> None:
-    longest = {"runtime.loading.importer": 640, "runtime.flow.dispatch": 440}  # one mechanism each, told in its essay
+    longest = {"runtime.loading.importer": 655, "runtime.flow.dispatch": 440}  # one mechanism each, told in its essay
     for module, path in MODULES.items():
         text = path.read_text()
         assert text.count("\n") <= longest.get(module, 400), f"{module} is too long"

@@ -4,15 +4,20 @@ import logging
 import pickle
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from runtime import Event
+from runtime.app import App
+from runtime.check import check
 from runtime.contracts import Source
 from runtime.errors import ConfigError
-from runtime.plugins import PACKAGE, Plugins, load_plugins
-from runtime.settings import Settings, SinkSettings, SourceSettings
+from runtime.offers import PACKAGE
+from runtime.plugins import GROUP, Plugins, load_plugins
+from runtime.settings import JournalSettings, Settings, SinkSettings, SourceSettings
 from runtime.testing import VirtualClock
 
 TICKS = """
@@ -171,17 +176,23 @@ def test_editors_own_files_are_left_alone(tmp_path: Path, write: Write) -> None:
         ("raise ValueError\n", "plugins/bad.py:1: ValueError"),
         ("class E(Exception):\n    def __str__(self): return 1/0\nraise E\n", "plugins/bad.py:3: E"),
         ("from runtime import hookimpl\n@hookimpl\ndef register_source():\n    return {}\n",
-         'plugins/bad.py:2: unknown hook register_source (did you mean "register_sources"?); allowed: register_sinks, register_sources'),
+         (
+             'plugins/bad.py:2: unknown hook register_source (did you mean "register_sources"?); allowed: '
+             'register_commands, register_conventions, register_journals, register_sinks, register_sources, '
+             'event_accepted, generation_changed, run_finished, step_finished'
+         )),
+        ("from runtime import hookimpl\n@hookimpl\ndef event_accepted(evnt): ...\n",
+         "plugins/bad.py: expected event_accepted(event), or fewer of these, found event_accepted(evnt)"),
         ("from runtime import hookimpl\n@hookimpl\ndef register_sources(settings):\n    return {}\n",
-         "plugins/bad.py: expected hooks without parameters, found register_sources(settings)"),
+         "plugins/bad.py: expected register_sources(), found register_sources(settings)"),
         ("def register_sources():\n    return {}\n",
          "plugins/bad.py:1: expected @hookimpl above register_sources, found none; add it, as in `from runtime import hookimpl`"),
         ("from runtime import hookimpl\n@hookimpl\ndef register_sources():\n    return {'a': undefined}\n",
          "plugins/bad.py:4: NameError: name 'undefined' is not defined"),
         ("from runtime import hookimpl\n@hookimpl\ndef register_sinks():\n    return {1}\n",
-         'plugins/bad.py:2: expected register_sinks to return a dict of classes by name, as in {"name": Class}, found a value of type set'),
+         'plugins/bad.py:2: expected register_sinks to return a dict of sinks by name, as in {"name": …}, found a value of type set'),
         ("from runtime import hookimpl\n@hookimpl\ndef register_sinks():\n    pass\n",
-         'plugins/bad.py:2: expected register_sinks to return a dict of classes by name, as in {"name": Class}, found None'),
+         'plugins/bad.py:2: expected register_sinks to return a dict of sinks by name, as in {"name": …}, found None'),
     ],
 )  # fmt: skip
 def test_a_broken_plugin_is_named_and_stops_only_what_uses_it(tmp_path: Path, write: Write, text: str, fault: str) -> None:
@@ -276,12 +287,26 @@ def test_a_broken_installed_plugin_is_named_and_stops_what_uses_it(tmp_path: Pat
     )
 
 
+def test_a_missing_client_library_is_named_with_the_extra_that_brings_it(tmp_path: Path, install: Callable[..., Path]) -> None:
+    site = install("clocks", {"ticks": "fake_ticks"}, fake_ticks="import no_such_client\n")
+    with (site / "clocks-2.0.dist-info" / "METADATA").open("a") as metadata:
+        metadata.write("Provides-Extra: ticks\n")
+    why = "ModuleNotFoundError: No module named 'no_such_client'; install it where the runtime is installed: pip install 'clocks[ticks]'"
+    assert faults(loaded(tmp_path, "ticks")) == [f"{site}/fake_ticks.py:1: {why}"]
+    (tmp_path / "plugins").symlink_to(site)
+    (site / "fake_ticks.py").rename(site / "ticks.py")
+    (site / "fake_ticks.py").symlink_to(site / "ticks.py")
+    (site / "clocks-2.0.dist-info" / "entry_points.txt").write_text("[runtime.plugins]\nticks = fake_ticks\nfake_ticks = fake_ticks\n")
+    assert faults(loaded(tmp_path, "ticks")) == [f"plugins/ticks.py:1: {why}"]
+    assert faults(loaded(tmp_path)) == []  # the very file of an installed plugin is one that nobody uses
+
+
 def test_an_installed_plugin_must_offer_the_kind_it_is_named_after(tmp_path: Path, install: Callable[..., Path]) -> None:
     install("clocks", {"tocks": "fake_ticks"}, fake_ticks=TICKS)
     plugins = loaded(tmp_path, "tocks")
     where, message = str(plugins.faults[0]).split(": ", 1)
     assert where == "fake_ticks of clocks 2.0"
-    assert message == 'expected it to offer a source or sink "tocks", as its entry point is called, found none; rename one of them'
+    assert message == 'expected it to offer something called "tocks", as its entry point is, found nothing; rename one of them'
     assert source(plugins, "tocks", type="tick") is None
 
 
@@ -345,10 +370,11 @@ def test_a_broken_file_that_is_called_like_an_installed_plugin_is_not_passed_ove
 
 def test_an_unknown_kind_is_refused_with_the_nearest(tmp_path: Path, write: Write) -> None:
     write(ticks=TICKS + SINK)
+    there = ", ".join(sorted({"ticks", *(entry.name for entry in entry_points(group=GROUP))}))
     assert refused(lambda: source(loaded(tmp_path), "tick")) == [
         (
             'runtime.toml [sources.clock] plugin: no plugin offers the source "tick" (did you mean "ticks"?); '
-            "there are: console, http, jsonl, ticks; put a file that offers it into plugins/, or install a package that does"
+            f"there are: {there}; put a file that offers it into plugins/, or install a package that does"
         )
     ]
 
@@ -380,3 +406,127 @@ def test_options_that_the_plugin_refuses_are_a_fault_of_their_table(tmp_path: Pa
     init = f"    def __init__(self, name, options):\n        raise {error}\n    async def run"
     write(ticks=TICKS.replace("    async def run", init))
     assert refused(lambda: source(loaded(tmp_path), "ticks", type="tick")) == [f"runtime.toml [sources.clock]: {told}"]
+
+
+# --- journals, conventions, commands, notices ---------------------------------------------------------
+
+
+MORE = """
+import click
+from runtime import function, hookimpl
+from runtime.journal.memory import MemoryJournal
+
+class Mine(MemoryJournal):
+    @classmethod
+    def from_settings(cls, settings, clock, *, folder, lost):
+        if settings.url != "mine:here":
+            raise ValueError('expected "mine:here"')
+        return cls(clock)
+
+def handlers(module):
+    handler = getattr(module, "handle", None)
+    if handler is not None:
+        function(on="handled", name=module.__name__.rpartition(".")[2])(handler)
+
+@click.command()
+def greet():
+    click.echo("hello")
+
+@hookimpl
+def register_journals():
+    return {"mine": Mine}
+
+@hookimpl
+def register_conventions():
+    return {"handlers": handlers}
+
+@hookimpl
+def register_commands():
+    return {"greet": greet}
+
+@hookimpl
+def step_finished(step):
+    HEARD.append(step)
+
+@hookimpl
+def generation_changed(number, added):
+    HEARD.append((number, added))
+
+HEARD = []
+"""
+
+
+def test_a_file_may_offer_all_there_is(tmp_path: Path, write: Write) -> None:
+    write(more=MORE)
+    plugins = loaded(tmp_path)
+    assert plugins.faults == []
+    assert plugins.journal("mine").__name__ == "Mine"
+    assert [convention.__name__ for convention in plugins.conventions()] == ["handlers"]
+    assert list(plugins.commands()) == ["greet"]
+    plugins.notices.tell("step_finished", event="an event", step="a step")
+    assert sys.modules[f"{PACKAGE}.more"].HEARD == ["a step"]
+    assert not plugins.notices.has("run_finished")
+
+
+def test_a_journal_nobody_offers_is_refused_with_the_nearest(tmp_path: Path, write: Write) -> None:
+    write(more=MORE)
+    plugins = loaded(tmp_path)
+    assert refused(lambda: plugins.journal("mind")) == [
+        'runtime.toml [journal] url: no plugin offers the journal "mind:" (did you mean "mine"?); there are: sqlite, memory, mine'
+    ]
+
+
+def test_a_journal_of_a_broken_plugin_is_named_with_what_to_mend(tmp_path: Path, write: Write) -> None:
+    write(more="1/0\n" + MORE)
+    plugins = loaded(tmp_path)
+    assert refused(lambda: plugins.journal("mine")) == [
+        'runtime.toml [journal] url: no plugin that works offers the journal "mine:"; mend plugins/more.py:1'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("hook", "offer", "why"),
+    [
+        ("register_journals", "{'bad': int}", 'the journal "bad": expected a class that derives from Journal, found the class int'),
+        ("register_conventions", "{'bad': 7}", 'the convention "bad": expected a function that takes a module, found a value of type int'),
+        ("register_commands", "{'bad': print}",
+         'the command "bad": expected a function under @click.command(), found a value of type builtin_function_or_method'),
+    ],
+)  # fmt: skip
+def test_what_is_no_journal_convention_or_command_is_a_fault(tmp_path: Path, write: Write, hook: str, offer: str, why: str) -> None:
+    write(bad=f"from runtime import hookimpl\n@hookimpl\ndef {hook}():\n    return {offer}\n")
+    assert faults(loaded(tmp_path)) == [f"plugins/bad.py:2: {why}"]
+
+
+async def test_the_app_uses_them_all(tmp_path: Path, write: Write) -> None:
+    write(more=MORE)
+    (tmp_path / "functions").mkdir()
+    (tmp_path / "functions" / "theirs.py").write_text("def handle(data: int) -> int:\n    return data + 1\n")
+    app = App(Settings(path=tmp_path / "runtime.toml", journal=JournalSettings(url="mine:here")))
+    await app.start()
+    try:
+        assert type(app.journal).__name__ == "Mine"
+        (theirs,) = app.generation.graph.functions
+        assert (theirs.name, theirs.on, theirs.where) == ("theirs", ("handled",), "functions/theirs.py:1")
+        assert await app.inlet("test").call(Event(type="handled", source="test", data=1)) == 2
+        await app.engine.outcomes.settled()
+        generation, step = sys.modules[f"{PACKAGE}.more"].HEARD
+        assert generation == (1, ("theirs",))
+        assert (step.function, step.status, step.result) == ("theirs", "done", 2)
+    finally:
+        await app.stop(0.0)
+
+
+def test_a_url_that_a_journal_refuses_is_told_at_its_place(tmp_path: Path, write: Write) -> None:
+    write(more=MORE)
+    mine = Settings(path=tmp_path / "runtime.toml", journal=JournalSettings(url="mine:there"))
+    assert refused(lambda: App(mine)) == ['runtime.toml [journal] url: expected "mine:here"']
+
+
+def test_a_convention_that_raises_is_a_fault_of_the_file_it_was_shown(tmp_path: Path, write: Write) -> None:
+    write(more=MORE.replace("if handler is not None:", "if 1 / 0:"))
+    (tmp_path / "functions").mkdir()
+    (tmp_path / "functions" / "theirs.py").write_text("def handle(data: int) -> int:\n    return data + 1\n")
+    _, graph, found = check(tmp_path / "runtime.toml")
+    assert graph is None
+    assert [str(fault) for fault in found] == ["functions/theirs.py:1: ZeroDivisionError: division by zero"]

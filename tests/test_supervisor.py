@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support import Bench
 
-from runtime import Event, Inlet, Source
+from runtime import Event, Inlet, Source, function
 from runtime.contracts import NoOptions
 from runtime.supervisor import Supervisor
 
@@ -235,3 +235,26 @@ async def test_a_source_that_fails_to_close_is_logged_and_goes_on(caplog: pytest
         assert [record.getMessage() for record in caplog.records if "close" in record.getMessage()] == [
             'source "script" failed to close: RuntimeError: stuck'
         ] * 2
+
+
+async def test_a_source_is_paused_while_the_runtime_is_full_and_runs_again_when_there_is_room() -> None:
+    gate = asyncio.Event()
+
+    def declare() -> None:
+        @function(on="go", concurrency=1)
+        async def slow(data: int) -> None:
+            await gate.wait()
+
+    async def bring(inlet: Inlet) -> None:
+        for number in range(4):
+            await inlet.put(Event(type="go", source="script", data=number))
+        await asyncio.get_running_loop().create_future()
+
+    async with Bench(declare, max_backlog=2) as bench:
+        supervisor = supervise(bench, Scripted(bench, bring))
+        await bench.settled()
+        assert (supervisor.state, supervisor.detail) == ("paused", "full: max_backlog events wait")
+        gate.set()
+        await bench.settled()
+        assert (supervisor.state, supervisor.detail) == ("running", "")
+        await supervisor.stop()

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 from msgspec.structs import force_setattr
 
 from runtime.codec import to_builtins
 from runtime.contracts import Clock, Counts, Journal, Query
+from runtime.errors import JournalError
 from runtime.event import Event
 from runtime.records import DEAD, ENDED, QUEUED, RETRYING, Entry, Outcome, Shelf, Status, seq_of, undelivered
+from runtime.settings import JournalSettings
 
 KEPT = 10_000  # ended entries that stay readable; dead letters stay until they are retried or discarded
 
@@ -39,6 +42,13 @@ class MemoryJournal(Journal):
         self._cursors: dict[str, Any] = {}
         self._by_status: Counter[str] = Counter()
         self._duplicates = 0
+
+    @classmethod
+    def from_settings(cls, settings: JournalSettings, clock: Clock, *, folder: Path, lost: Callable[[JournalError], None]) -> Self:  # noqa: ARG003 - it touches no disk
+        """Return the journal of `memory:`."""
+        if settings.url != "memory:":
+            raise ValueError('expected "memory:" and nothing behind it')
+        return cls(clock, dedupe=settings.dedupe)
 
     async def open(self) -> None:
         """Do nothing: memory is always ready."""

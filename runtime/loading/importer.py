@@ -24,7 +24,7 @@ import linecache
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from inspect import unwrap
@@ -92,10 +92,14 @@ class Modules(msgspec.Struct, frozen=True):
     remade: frozenset[str] = frozenset()
 
 
-def load(folder: Path, previous: Modules | None = None) -> Modules:
+Convention = Callable[[ModuleType], object]
+"""Declares what it finds in a loaded file, by `function(…)`; for files that are written in other ways than ours."""
+
+
+def load(folder: Path, previous: Modules | None = None, conventions: Sequence[Convention] = ()) -> Modules:
     """Import the folder; modules of `previous` that nothing changed for are kept. `sys.modules` is left as it was.
 
-    Blocks: call it in a thread. Give the result to `publish`.
+    Files that are no helpers are shown to `conventions`. Blocks: call it in a thread. Give the result to `publish`.
 
     Raises:
         PartialLoad: with every fault of every file; nothing has changed then.
@@ -105,7 +109,7 @@ def load(folder: Path, previous: Modules | None = None) -> Modules:
         previous = None
     faults: list[Fault] = []
     units = _units(folder, previous, faults)
-    session = _Load(folder, units, previous, faults)
+    session = _Load(folder, units, previous, faults, conventions)
     session.run()
     if faults:
         raise PartialLoad(faults, session.declared())
@@ -138,13 +142,17 @@ def shown(modules: Modules) -> Iterator[None]:
 
 
 def python_files(folder: Path) -> Iterator[Path]:
-    """Yield the `*.py` below a folder, sorted, links followed; hidden and temporary files and link cycles are left out."""
+    """Yield the `*.py` below a folder, sorted, links followed; hidden and temporary files and link cycles are left out.
+
+    Raises:
+        OSError: a folder is there and cannot be read, which does not mean that its files are gone.
+    """
 
     def walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
         try:
             stat = folder.stat()
             names = sorted(os.listdir(folder))  # noqa: PTH208 - names are what is judged
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         here = (stat.st_dev, stat.st_ino)
         if here in above:
@@ -286,7 +294,10 @@ def _syntax(place: str, error: Exception) -> Fault:
 class _Load:
     """One load: makes the modules that must be made, on demand or in the order of their names."""
 
-    def __init__(self, folder: Path, units: dict[str, Unit], previous: Modules | None, faults: list[Fault]) -> None:
+    def __init__(
+        self, folder: Path, units: dict[str, Unit], previous: Modules | None, faults: list[Fault], conventions: Sequence[Convention]
+    ) -> None:
+        self._conventions = conventions
         self.folder = folder
         self.units = units
         self.faults = faults
@@ -358,6 +369,8 @@ class _Load:
             with collecting() as found:
                 if unit.code is not None:
                     exec(unit.code, vars(module))  # noqa: S102 - running the user's code is the purpose
+                    for declare in () if unit.path.name.startswith("_") else self._conventions:
+                        declare(module)
         except BaseException as error:
             del self.table[unit.name]
             _stage.hide(self, unit.name)

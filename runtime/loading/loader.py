@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from runtime.contracts import Clock
@@ -17,7 +17,7 @@ from runtime.errors import Fault, LoadError
 from runtime.graph import Graph
 from runtime.loading import importer
 from runtime.loading.generation import Change, Generation, faults_beside, make_generation
-from runtime.loading.importer import Modules
+from runtime.loading.importer import Convention, Modules
 from runtime.settings import Settings
 from runtime.threads import settle
 
@@ -34,7 +34,10 @@ class Loader:
     `faults` tells why the folder as it is now does not make a generation; `history` what each one changed.
     """
 
-    def __init__(self, settings: Settings, clock: Clock, adopt: Callable[[Generation], None]) -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock, adopt: Callable[[Generation], None], conventions: Sequence[Convention] = ()
+    ) -> None:
+        self._conventions = conventions
         self._settings = settings
         self._clock = clock
         self._adopt = adopt
@@ -101,7 +104,7 @@ class Loader:
     async def _make(self, previous: Generation | None) -> Generation | None:
         """Load in a thread, which is left behind when it takes longer than `load_timeout`."""
         future: asyncio.Future[Generation | None] = asyncio.get_running_loop().create_future()
-        job = partial(_load, self._settings, previous, self._clock.time())
+        job = partial(_load, self._settings, previous, self._clock.time(), self._conventions)
         thread = threading.Thread(target=settle, args=(future, job), name="load", daemon=True)
         thread.start()
         try:
@@ -111,7 +114,7 @@ class Loader:
             raise LoadError([_hanging(thread, self._settings)]) from None
 
 
-def load_graph(settings: Settings) -> Graph:
+def load_graph(settings: Settings, conventions: Sequence[Convention] = ()) -> Graph:
     """Return the graph of the folder as it is now, for commands that run nothing; blocks for `load_timeout` at most.
 
     Raises:
@@ -121,7 +124,7 @@ def load_graph(settings: Settings) -> Graph:
 
     def load() -> None:
         try:
-            outcome.append(_load(settings, None, 0.0))
+            outcome.append(_load(settings, None, 0.0, conventions))
         except BaseException as error:  # noqa: BLE001 - handed to the caller
             outcome.append(error)
 
@@ -163,24 +166,27 @@ def _told(change: Change) -> str:
     return f"generation {change.number} in {change.seconds * 1000:.0f} ms: {'; '.join(parts) or 'no function changed'}"
 
 
-def _load(settings: Settings, previous: Generation | None, now: float) -> Generation | None:
+def _load(settings: Settings, previous: Generation | None, now: float, conventions: Sequence[Convention]) -> Generation | None:
     """Return the generation that the folder makes now, or None when no file has changed."""
     began = time.perf_counter()
     try:
-        modules = _import(settings, previous)
+        modules = _import(settings, previous, conventions)
         if previous is not None and modules.files == previous.modules.files:
             return None
         return make_generation(modules, settings, previous, time=now, seconds=time.perf_counter() - began)
     except importer.PartialLoad as error:
         raise LoadError([*error.faults, *faults_beside(error, settings)]) from error
+    except OSError as error:
+        place = str(error.filename or settings.functions_dir.name)
+        raise LoadError([Fault(place, f"cannot be read: {error.strerror}; mend that, or take it away")]) from error
 
 
-def _import(settings: Settings, previous: Generation | None) -> Modules:
+def _import(settings: Settings, previous: Generation | None, conventions: Sequence[Convention]) -> Modules:
     """Import the folder; a file that has become empty gets a moment to be filled, since many programs write in two steps."""
     before = previous.modules if previous else None
-    modules = importer.load(settings.functions_dir, before)
+    modules = importer.load(settings.functions_dir, before, conventions)
     emptied = [name for name, digest in modules.files.items() if digest == EMPTY and before and before.files.get(name, EMPTY) != EMPTY]
     if emptied:
         time.sleep(FILLING)
-        modules = importer.load(settings.functions_dir, before)
+        modules = importer.load(settings.functions_dir, before, conventions)
     return modules

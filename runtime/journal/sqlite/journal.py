@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 from weakref import WeakValueDictionary
 
 import apsw
@@ -29,8 +29,9 @@ from runtime.journal.sqlite import reading, schema, writing
 from runtime.journal.sqlite.files import Lock, Marks, Reserve
 from runtime.journal.sqlite.rows import Row, entry_of, pack, row_of, unpack, update_of
 from runtime.journal.sqlite.schema import BEGUN
-from runtime.journal.sqlite.writer import DAMAGED, FULL, Batch, Writer
+from runtime.journal.sqlite.writer import BUSY, DAMAGED, FULL, Batch, Writer
 from runtime.records import ENDED, Entry, Outcome, Shelf
+from runtime.settings import JournalSettings
 
 log = logging.getLogger("runtime.journal")
 
@@ -67,6 +68,14 @@ class SqliteJournal(Journal):
         self._states: dict[tuple[str, str | None], dict[str, Any]] = {}
         self._seq = 0
 
+    @classmethod
+    def from_settings(cls, settings: JournalSettings, clock: Clock, *, folder: Path, lost: Callable[[JournalError], None]) -> Self:
+        """Return the journal of `sqlite:PATH`."""
+        path = settings.url.removeprefix("sqlite:")
+        if not path or path.startswith("//"):
+            raise ValueError('expected "sqlite:PATH", as in "sqlite:.runtime/journal.db"')
+        return cls(folder / path, clock, keep=settings.keep, dedupe=settings.dedupe, max_bytes=settings.max_bytes, lost=lost)
+
     @property
     def faults(self) -> list[Fault]:
         """What is wrong though it works: events that are gone, a disk that is full."""
@@ -81,7 +90,7 @@ class SqliteJournal(Journal):
         self._thread = Writer(self._path, connection, self._marks, self._reserve, tend=self._prune, lost=self._on_lost)
         self._thread.start()
         self._is_open = True
-        self._readers = ThreadPoolExecutor(1, "journal-reader", initializer=self._open_reader)
+        self._readers = ThreadPoolExecutor(1, "journal-reader")
 
     def _prepare(self) -> apsw.Connection:
         """Lock, check and take up the database."""
@@ -112,6 +121,7 @@ class SqliteJournal(Journal):
         schema.migrate(connection)
         self._seq = self._count_crashes(connection)
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        self._reader = self._open_reader()
         return connection
 
     def _beside(self, what: str) -> Path:
@@ -119,7 +129,8 @@ class SqliteJournal(Journal):
 
     def _connect(self) -> apsw.Connection:
         connection = apsw.Connection(str(self._path))
-        connection.set_busy_timeout(5000)
+        connection.set_busy_timeout(BUSY)
+        schema.sign(connection)
         for name, value in (("journal_mode", "wal"), ("synchronous", "full"), ("journal_size_limit", SMALL), ("cache_size", -32_000)):
             connection.pragma(name, value)
         connection.wal_autocheckpoint(WAL_PAGES)
@@ -151,15 +162,18 @@ class SqliteJournal(Journal):
         self._marks.committed = last
         return last
 
-    def _open_reader(self) -> None:
-        self._reader = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READONLY)
-        self._reader.set_busy_timeout(5000)
+    def _open_reader(self) -> apsw.Connection:
+        """Return the connection for people, with all files open that it will ever need: later there may be no descriptors."""
+        reader = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READONLY)
+        reader.set_busy_timeout(BUSY)
+        reader.pragma("user_version")
+        return reader
 
     async def close(self) -> None:
         """Write what is under way and let go."""
-        await self._thread.close()
-        self._readers.submit(lambda: self._reader.close())  # noqa: PLW0108 - there is none before the thread begins
+        self._readers.submit(self._reader.close)
         self._readers.shutdown(wait=True)
+        await self._thread.close()  # the last to close, for only who may write takes the log away
         self._marks.close()
         self._lock.release()
 

@@ -80,7 +80,10 @@ def check_header(path: Path) -> None:
         return
     if not head.startswith(HEADER) or int.from_bytes(head[68:72], "big") != APPLICATION_ID:
         raise JournalError(f"{path} is not a journal of function-runtime; it was left as it is: give [journal] url another path")
-    version = int.from_bytes(head[60:64], "big")
+    _check_version(path, int.from_bytes(head[60:64], "big"))
+
+
+def _check_version(path: Path, version: int) -> None:
     if version > len(MIGRATIONS):
         raise JournalError(
             f"{path} was written by a newer function-runtime (schema {version}, this one knows {len(MIGRATIONS)}); it was left as it is:"
@@ -93,13 +96,24 @@ def _head(path: Path) -> bytes:
         return file.read(100)
 
 
+def sign(connection: apsw.Connection) -> None:
+    """Write into a new file whose it is, before anything else: the header is where it is looked for after a crash."""
+    if not connection.pragma("page_count"):
+        connection.pragma("application_id", APPLICATION_ID)
+
+
 def migrate(connection: apsw.Connection) -> None:
-    """Bring a database to the present schema, one atomic step for each version."""
-    for version in range(int(connection.pragma("user_version")), len(MIGRATIONS)):
+    """Bring a database to the present schema, one atomic step for each version.
+
+    Raises:
+        JournalError: it has a later one, of which its log knows and its header does not yet.
+    """
+    present = int(connection.pragma("user_version"))
+    _check_version(Path(connection.filename), present)
+    for version in range(present, len(MIGRATIONS)):
         connection.execute("BEGIN IMMEDIATE")
         try:
             connection.execute(MIGRATIONS[version])
-            connection.pragma("application_id", APPLICATION_ID)
             connection.pragma("user_version", version + 1)
         except BaseException:
             connection.execute("ROLLBACK")

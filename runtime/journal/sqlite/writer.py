@@ -30,6 +30,9 @@ log = logging.getLogger("runtime.journal")
 PATIENCE = 0.5  # seconds between two tries on a disk that is full
 DAMAGED = "restore a backup, or move it away and mend a copy with a current `sqlite3 FILE .recover`"
 FULL = "the disk is full; events are taken again when there is room"
+LOG = 32 * 1024 * 1024  # bytes above which the log is cut though somebody reads: twice of what it has by itself
+READERS = 250  # milliseconds that readers are waited for then, until it has grown by as much again
+BUSY = 5000  # milliseconds that anything else waits for a lock
 PULSE = 1.0  # seconds after which the thread looks after the file when nothing comes in
 
 
@@ -85,6 +88,7 @@ class Writer:
         self._identity = _identity(path)
         self._log_path = path.with_name(f"{path.name}-wal")
         self._log_identity: tuple[int, int] | None = None
+        self._log_limit = LOG
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self.is_full = False
 
@@ -225,12 +229,31 @@ class Writer:
         try:
             if not busy:
                 self._check_file()
+            self._cut_log(busy=busy)
             while not self.is_full and self._tend(batch) and not busy and not self._jobs:
                 pass
         except apsw.FullError:
             return
         except BaseException as error:  # noqa: BLE001 - as above
             self._fail(_failure(self._path, error), [])
+
+    def _cut_log(self, *, busy: bool) -> None:
+        """Begin the log anew when readers have kept it from that: when one ends, another has begun."""
+        try:
+            size = self._log_path.stat().st_size
+        except OSError:
+            return  # there is none yet, or the next commit finds out
+        if size <= (self._log_limit if busy else LOG):
+            return
+        self._connection.set_busy_timeout(READERS if busy else 0)
+        try:
+            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        except apsw.BusyError:
+            self._log_limit = size + LOG
+        else:
+            self._log_limit = LOG
+        finally:
+            self._connection.set_busy_timeout(BUSY)
 
     def _fail(self, failure: JournalError, jobs: list[Job]) -> None:
         """Acknowledge nothing any more."""
