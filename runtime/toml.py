@@ -36,3 +36,18 @@ def shown(value: Any) -> str:
     else:
         text = msgspec.json.encode(value).decode() if isinstance(value, str | bool) else str(value)
     return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def written(value: Any) -> str:
+    """Return a value that JSON could say, as TOML writes it in one line; keys without a value are left out."""
+    match value:
+        case dict():
+            pairs = ", ".join(f"{quoted(key)} = {written(inner)}" for key, inner in value.items() if inner is not None)
+            return f"{{ {pairs} }}" if pairs else "{}"
+        case list() | tuple():
+            return f"[{', '.join(map(written, value))}]"
+        case bool() | str():
+            return msgspec.json.encode(value).decode()
+        case float() if value.is_integer() and abs(value) < 1e15:
+            return f"{value:.1f}"
+    return str(value)

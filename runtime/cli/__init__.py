@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import click
 
-from runtime.cli import inspection, run, talk
-from runtime.cli.failures import Guarded
+from runtime.cli import inspection, new, plugins, run, talk
+from runtime.cli.extensions import Extended
 from runtime.cli.version import installed_version
 
 
-@click.group(cls=Guarded, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Extended, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(installed_version(), prog_name="function-runtime", message="%(prog)s %(version)s")
 def main() -> None:
     """Turn a folder of Python functions into a running, durable, event-driven system.
@@ -22,7 +22,9 @@ def main() -> None:
     """
 
 
-for _command in (run.run, inspection.check, inspection.graph, inspection.invoke):
+for _command in (new.new, run.run, inspection.check, inspection.graph, inspection.invoke):
     main.add_command(_command)
 for _command in (talk.emit, talk.events, talk.show, talk.retry, talk.discard):
+    main.add_command(_command)
+for _command in (plugins.plugins, plugins.schema):
     main.add_command(_command)

@@ -39,6 +39,7 @@ def run(config: str, once: bool) -> None:
     from runtime import config as configuration  # noqa: PLC0415 - see runtime.cli
     from runtime.cli import logs  # noqa: PLC0415
 
+    _open_streams()
     settings = configuration.load(config)
     logs.set_up(settings.log.level, settings.log.format)
     runner = asyncio.Runner(loop_factory=_loop_factory())
@@ -48,6 +49,14 @@ def run(config: str, once: bool) -> None:
         runner.close()
         raise
     _leave(code)
+
+
+def _open_streams() -> None:
+    """Open the streams that the process was started without: a file would get their number, and what is printed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+            setattr(sys, name, open(null, "w" if number else "r", closefd=False))  # noqa: SIM115 - as long as the process
 
 
 def _leave(code: int) -> NoReturn:

@@ -28,7 +28,7 @@ def test_the_command_tells_its_version_and_its_commands(tmp_path: Path) -> None:
     assert run(tmp_path, "--version").stdout == f"function-runtime {installed_version()}\n"
     helped = run(tmp_path, "-h")
     assert helped.returncode == 0
-    for name in ("run", "check", "graph", "invoke", "emit", "events", "show", "retry", "discard"):
+    for name in ("new", "run", "check", "graph", "invoke", "emit", "events", "show", "retry", "discard"):
         assert f"\n  {name} " in helped.stdout
 
 
