@@ -325,6 +325,10 @@ def backlog() -> None:
     report("backlog of 1,000,000: an urgent event, post to result (goal < 50)", delays, "ms")
 
 
+def _size(folder: str) -> int:
+    return sum(file.stat().st_size for file in Path(folder).iterdir() if file.suffix != ".reserve")
+
+
 async def _steady(seconds: float, keep: float) -> list[tuple[int, float, float]]:
     """Return for each part of `keep` seconds the events accepted, the bytes of the files and the longest put in milliseconds."""
     with tempfile.TemporaryDirectory() as folder:
@@ -344,11 +348,10 @@ async def _steady(seconds: float, keep: float) -> list[tuple[int, float, float]]
                 puts.append(time.perf_counter() - began)
 
         publishing = asyncio.gather(*(publish() for _ in range(64)))
-        parts = []
+        parts: list[tuple[int, float, float]] = []
         while not publishing.done():
             await asyncio.sleep(keep)
-            size = sum(file.stat().st_size for file in Path(folder).iterdir() if file.suffix != ".reserve")
-            parts.append((len(puts), size, 1000 * max(puts)))
+            parts.append((len(puts), _size(folder), 1000 * max(puts)))
             puts.clear()
         await engine.stop(0.0)
         await journal.close()

@@ -34,8 +34,8 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     (binaries / "python").symlink_to(sys.executable)
     (folder / ".venv" / "installed").touch()
     toml = folder / "runtime.toml"
-    toml.write_text(toml.read_text().replace("127.0.0.1:8080", "127.0.0.1:0") + '\n[admin]\nlisten = "127.0.0.1:0"\n')
-    with Running(folder, ("make", "run")) as running:
+    toml.write_text(toml.read_text() + '\n[admin]\nlisten = "127.0.0.1:0"\n')
+    with Running(folder, ("env", "LISTEN=127.0.0.1:0", "make", "run")) as running:
         yield running
 
 
@@ -52,8 +52,8 @@ def test_it_is_whole_and_the_banner_names_what_was_loaded(sample: Running) -> No
     line = subprocess.run(
         [sys.executable, "-m", "runtime", "check"], cwd=sample.folder, capture_output=True, text=True, check=True
     ).stdout.strip()
-    assert line == "ok: 5 functions in 5 files, 1 source, 1 sink"
-    assert sample.banner["functions"] == "5 in 5 files, generation 1"
+    assert line == "ok: 6 functions in 6 files, 2 sources, 2 sinks"
+    assert sample.banner["functions"] == "6 in 6 files, generation 1"
     assert sample.web.startswith("http://127.0.0.1:")
 
 
@@ -92,6 +92,19 @@ def test_everything_is_audited(sample: Running) -> None:
             return
         assert time.monotonic() < end, types
         time.sleep(0.02)
+
+
+def test_what_is_sold_is_a_row_of_the_spreadsheet(sample: Running) -> None:
+    order(sample, id="sold", item="cup", quantity=3)
+    end = time.monotonic() + 20
+    while True:
+        path = sample.folder / "out" / "sales.csv"
+        head, *rows = path.read_text().splitlines() if path.exists() else [""]
+        if [row.partition(",")[2] for row in rows if ",sold," in row] == ["sold,cup,29.7,EUR"]:
+            break
+        assert time.monotonic() < end, rows
+        time.sleep(0.02)
+    assert head == "id,order,item,charged,currency"
 
 
 def test_an_edit_is_live_on_the_next_request(sample: Running) -> None:
