@@ -1,12 +1,35 @@
-"""For tests: a virtual clock, and the suites every implementation of a contract passes.
+"""For tests: a harness that runs functions on a virtual clock, and the suites every implementation of a contract passes.
 
 A suite is a class of tests to inherit from: `class TestMine(JournalSuite)` with the method that makes the
-implementation. They need pytest with pytest-asyncio in auto mode.
+implementation. They need pytest with pytest-asyncio in auto mode. Each part is imported when it is first asked for.
 """
 
 from __future__ import annotations
 
-from runtime.testing.clock import START, VirtualClock
-from runtime.testing.journals import JournalSuite, entry
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["START", "JournalSuite", "VirtualClock", "entry"]
+from runtime.testing.clock import START, VirtualClock
+
+if TYPE_CHECKING:
+    from runtime.testing.harness import Harness, HarnessClock
+    from runtime.testing.journals import JournalSuite, entry
+    from runtime.testing.sinks import SinkSuite
+    from runtime.testing.sources import SourceSuite
+
+_PLACES = {
+    "Harness": "harness",
+    "HarnessClock": "harness",
+    "JournalSuite": "journals",
+    "SinkSuite": "sinks",
+    "SourceSuite": "sources",
+    "entry": "journals",
+}
+
+__all__ = ["START", "Harness", "HarnessClock", "JournalSuite", "SinkSuite", "SourceSuite", "VirtualClock", "entry"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PLACES:
+        return getattr(importlib.import_module(f"runtime.testing.{_PLACES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from runtime.contracts import Timer
@@ -25,9 +25,13 @@ class VirtualTimer:
 
 
 class VirtualClock:
-    """A clock that stands still until `advance` moves it; see `runtime.contracts.Clock`."""
+    """A clock that stands still until `advance` moves it; see `runtime.contracts.Clock`.
 
-    def __init__(self, start: float = START) -> None:
+    `settle` returns when all that needs no time has been done; without it the loop is given some rounds.
+    """
+
+    def __init__(self, start: float = START, *, settle: Callable[[], Awaitable[None]] | None = None) -> None:
+        self._settle = settle
         self._now = start
         self._count = 0
         self._timers: list[tuple[float, int, VirtualTimer]] = []
@@ -49,6 +53,9 @@ class VirtualClock:
 
     async def sleep(self, delay: float) -> None:
         """Return when the clock has advanced by `delay` seconds."""
+        if delay <= 0:
+            await asyncio.sleep(0)
+            return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         timer = self.call_later(delay, _finish, done)
         try:
@@ -69,9 +76,11 @@ class VirtualClock:
         self._now = end
         await self.settle()
 
-    @staticmethod
-    async def settle(rounds: int = 30) -> None:
+    async def settle(self, rounds: int = 30) -> None:
         """Let the loop do what is ready."""
+        if self._settle is not None:
+            await self._settle()
+            return
         for _ in range(rounds):
             await asyncio.sleep(0)
 

@@ -39,6 +39,7 @@ async def test_a_sleeper_wakes_when_its_time_has_come() -> None:
     assert not sleeper.done()
     await clock.advance(0.1)
     assert sleeper.done()
+    await clock.sleep(0)  # needs no time
 
 
 class Forgetful(MemoryJournal):
