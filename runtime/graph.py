@@ -30,6 +30,11 @@ class Plan(msgspec.Struct, frozen=True):
     leaves: tuple[int, ...]
     sinks: tuple[SinkSpec, ...]
 
+    def is_like(self, other: Plan) -> bool:
+        """Return whether the other plan has the same functions, made of the same code, in the same places."""
+        mine, theirs = [(one.name, one.call) for one in self.functions], [(one.name, one.call) for one in other.functions]
+        return mine == theirs and self.successors == other.successors
+
 
 class Graph:
     """Functions in topological order, sinks, and the plan of each event type, compiled on first use."""

@@ -59,6 +59,10 @@ class Step(msgspec.Struct, gc=False):
     due: float = 0.0
     crashes: int = 0
 
+    def pause(self, now: float) -> float:
+        """Return how many seconds it has still to wait for its next attempt; never longer than was meant, whatever the clock did."""
+        return max(0.0, min(self.due - now, self.due - self.finished)) if self.status == RETRYING else 0.0
+
 
 class Entry(msgspec.Struct, kw_only=True, weakref=True, eq=False):
     """An event in the journal.

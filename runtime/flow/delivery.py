@@ -161,7 +161,7 @@ class Delivery:
         step = entry.steps.get(self.spec.name)
         if step is not None and step.status == RETRYING:
             self._attempts[entry.seq] = step.attempts
-            self._retry(entry, step.due - self._clock.time())
+            self._retry(entry, step.pause(self._clock.time()))
         elif not self._delayed.takes(entry):
             self._enqueue(entry)
 

@@ -46,6 +46,10 @@ WINDOW = 1000  # entries of a lane, and of a key, that are kept in memory
 
 UNBOUNDED = 2**62
 
+SLICE = 200  # runs that go over to a new generation before others get their turn
+
+MOMENT = 0.01  # seconds until a record that is on its way has been made
+
 SUSPECT = 2  # crashes after which an event runs only while no other such event does
 
 
@@ -112,7 +116,34 @@ class Dispatch:
             lane.plan = None
             self._offer(lane)
         self._gates.reopen()
+        self._move_on(list(self.runs.values()))
         self._wake()
+
+    def _move_on(self, runs: list[Run]) -> None:
+        """Let runs that only wait for retries go over to the present generation, some at a time."""
+        for run in runs[:SLICE]:
+            if self.runs.get(run.entry.seq) is run and run.generation != self.generation and run.is_resting:
+                self._move(run)
+        if runs[SLICE:]:
+            self._clock.call_later(0.0, self._move_on, runs[SLICE:])
+
+    def _move(self, run: Run) -> None:
+        """Let a run go over to the present generation: it is taken up from its record, as after a restart."""
+        assert self._graph is not None
+        entry = run.entry
+        plan = self._graph.plan(entry.event.type)
+        if run.plan.is_like(plan):
+            run.plan, run.generation = plan, self.generation
+        elif not run.is_recorded:
+            self._clock.call_later(MOMENT, self._move_on, [run])
+        else:
+            del self.runs[entry.seq]
+            if entry.event.key is not None:
+                self._keys.resume(entry.event.key)
+            self.waiting += 1
+            entry.since = self._clock.time()
+            self._enter(entry)
+            self._wake()
 
     def _offer(self, lane: Lane) -> None:
         """Let a lane take part in the order again."""
@@ -337,9 +368,9 @@ class Dispatch:
         first: Attempt | None = None
         now = self._clock.time() if entry.steps else 0.0
         for index in ready:
-            due = run.due(index)
-            if due > now:
-                self.retry(run, index, due - now)
+            pause = run.pause(index, now)
+            if pause > 0:
+                self.retry(run, index, pause)
             elif first is None:
                 first = self._begin(run, index)
             else:
@@ -409,6 +440,13 @@ class Dispatch:
         self._clock.call_later(delay, self._retry_due, run, index, delay)
 
     def _retry_due(self, run: Run, index: int, delay: float) -> None:
+        if self.runs.get(run.entry.seq) is not run:
+            return  # it has gone over to another generation
+        if run.generation != self.generation and run.is_resting:
+            self._move(run)
+            if run.generation != self.generation:
+                self._clock.call_later(MOMENT, self._retry_due, run, index, delay)
+                return
         run.retrying -= 1
         note(run.entry, f'a retry of "{run.plan.functions[index].name}"', delay)
         self._ready.append((run, index))

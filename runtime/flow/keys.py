@@ -20,11 +20,12 @@ class KeyQueue:
     When it is `spilled` further ones, behind `last`, are only in the journal; there is no holder while they are read.
     """
 
-    __slots__ = ("holder", "last", "missed", "spilled", "started", "waiting")
+    __slots__ = ("holder", "last", "missed", "resumes", "spilled", "started", "waiting")
 
     def __init__(self, holder: Entry) -> None:
         self.holder: Entry | None = holder
         self.started = False
+        self.resumes = False
         self.spilled = False
         self.missed = False
         self.last = holder.order
@@ -86,10 +87,14 @@ class Keys:
     def start(self, key: str, entry: Entry) -> bool:
         """Return whether an entry that comes out of its lane is the one to start; the key is held from now on."""
         queue = self._queues.get(key)
-        if queue is None or queue.holder is not entry or queue.started:
+        if queue is None or queue.holder is not entry or (queue.started and not queue.resumes):
             return False
-        queue.started = True
+        queue.started, queue.resumes = True, False
         return True
+
+    def resume(self, key: str) -> None:
+        """Let the holder of a key start once more; it holds the key all the while."""
+        self._queues[key].resumes = True
 
     def release(self, key: str, entry: Entry) -> Entry | None:
         """Let go of a key and return the entry that may stand in its lane now, if one is in memory."""

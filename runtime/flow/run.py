@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from runtime.contracts import Timer
 from runtime.errors import RunFailed
 from runtime.event import Event
@@ -17,6 +19,8 @@ from runtime.function import Context
 from runtime.graph import Plan
 from runtime.records import DONE, FAILED, RETRYING, RUNNING, SKIPPED, Entry, Status, Step, StepError, is_pending
 from runtime.specs import FunctionSpec
+
+REMOVED = "its function was removed"
 
 
 class Run:
@@ -45,7 +49,7 @@ class Run:
         """Take up what is recorded; return steps that are to be skipped because of it, and steps to start with."""
         if not self.entry.steps:
             return [], list(self.plan.roots)
-        skipped: list[Step] = []
+        skipped = self._vanished()
         for index, function in enumerate(self.plan.functions):
             recorded = self.entry.steps.get(function.name)
             if recorded is None or is_pending(recorded) or function.name in self.steps:
@@ -59,6 +63,28 @@ class Run:
                 skipped += self._skip_after(index, recorded)
         names = [function.name for function in self.plan.functions]
         return skipped, [index for index, name in enumerate(names) if name not in self.steps and not self.missing[index]]
+
+    def _vanished(self) -> list[Step]:
+        """Return as skipped what was under way of functions that are not there any more."""
+        names = {function.name for function in self.plan.functions}
+        gone = [one for name, one in self.entry.steps.items() if is_pending(one) and name not in names and name not in self.entry.sinks]
+        return [msgspec.structs.replace(step, status=SKIPPED, reason=REMOVED, due=0.0) for step in gone]
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether all of it that can go on waits for its next attempt."""
+        if self.executing:
+            return False
+        able = sum(not self.missing[index] for index, function in enumerate(self.plan.functions) if function.name not in self.steps)
+        return self.retrying == able
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the record of its event tells all that has happened to it."""
+        told = self.entry.steps
+        return all(told.get(name) is step for name, step in self.steps.items()) and all(
+            name in told and told[name].attempts >= number for name, number in self.attempted.items()
+        )
 
     def attempts(self, index: int) -> int:
         """Return how often the step has been tried, attempts that ended with the process included."""
@@ -77,10 +103,10 @@ class Run:
         before = (self.steps[name].crashes for name in self.plan.functions[index].after)
         return max(0, self.entry.crashes - max(before, default=0))
 
-    def due(self, index: int) -> float:
-        """Return when the step goes on by the record (Unix time), or 0."""
+    def pause(self, index: int, now: float) -> float:
+        """Return how many seconds the step has still to wait for its next attempt by the record."""
         step = self.entry.steps.get(self.plan.functions[index].name)
-        return step.due if step is not None and step.status == RETRYING else 0.0
+        return step.pause(now) if step is not None else 0.0
 
     def finished(self, index: int, step: Step, result: Any = None) -> tuple[list[Step], list[int]]:
         """Take a step that has ended, and what it returned; return the steps to record and the ones that are ready now."""

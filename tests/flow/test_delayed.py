@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+from pathlib import Path
 
+import pytest
+from support import Bench
+
+from runtime import Event, Sink, function
 from runtime.flow.delayed import LOOK, Delayed
+from runtime.journal.sqlite.journal import SqliteJournal
 from runtime.records import Entry
+from runtime.specs import SinkSpec
 from runtime.testing import START, VirtualClock, entry
 
 
@@ -60,3 +68,44 @@ async def test_a_jump_back_makes_nothing_come_early_and_its_end_nothing_late() -
     clock.jump = 0.0
     await clock.advance(LOOK)
     assert len(came) == 1
+
+
+@pytest.mark.parametrize("sink", [False, True])
+async def test_a_retry_waits_no_longer_than_was_meant_when_the_clock_was_set_back_over_a_restart(tmp_path: Path, sink: bool) -> None:
+    tries: list[str] = []
+
+    def declare() -> None:
+        if not sink:
+
+            @function(on="go", backoff=10.0)
+            async def failing(data: int) -> None:
+                tries.append("function")
+                raise OSError("no")
+
+    class Down(Sink):
+        async def write(self, events: list[Event]) -> None:
+            tries.append("sink")
+            raise OSError("no")
+
+    def bench(start: float) -> Bench:
+        def journal(clock: VirtualClock) -> SqliteJournal:
+            clock._now = start
+            return SqliteJournal(tmp_path / "journal.db", clock)
+
+        sinks = [(SinkSpec(name="out", on=("go",), plugin="down", backoff=10.0), Down("out", None))] if sink else []
+        return Bench(declare, journal=journal, sinks=sinks)
+
+    async with bench(START) as first:
+        await first.put("go", 1)
+        while len(tries) < 1:
+            await asyncio.sleep(0.001)
+        await first.settled()
+    await first.journal.close()
+    async with bench(START - 3600) as second:
+        await asyncio.sleep(0.05)
+        await second.settled()
+        assert len(tries) == 1
+        await second.clock.advance(10)
+        await second.settled()
+        assert len(tries) == 2
+    await second.journal.close()
