@@ -148,6 +148,7 @@ UNTESTED = {
     "runtime.flow.gates": "tests/flow/test_dispatch.py",
     "runtime.flow.keys": "tests/flow/test_dispatch.py",
     "runtime.flow.lanes": "tests/flow/test_dispatch.py: they are what dispatch is made of",
+    "runtime.flow.retries": "tests/flow/test_generations.py",
     "runtime.flow.run": "tests/test_worker.py: what a run decides shows only when it is executed",
     "runtime.flow.intake": "tests/test_inlet.py: a source sees it through its inlet",
     "runtime.flow.router": "tests/test_worker.py",

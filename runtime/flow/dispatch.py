@@ -35,8 +35,9 @@ from runtime.flow.delayed import Delayed
 from runtime.flow.gates import FLOOD, Gates
 from runtime.flow.keys import Keys
 from runtime.flow.lanes import NO_FUNCTION, Lane, Ranking, limit_of
+from runtime.flow.retries import Retries
 from runtime.flow.run import Attempt, Run
-from runtime.flow.waits import Waits, note
+from runtime.flow.waits import Waits
 from runtime.graph import Graph
 from runtime.records import Entry, Shelf, Step
 
@@ -45,10 +46,6 @@ MANY_LANES = 10_000  # when there are more, those that are empty are dropped
 WINDOW = 1000  # entries of a lane, and of a key, that are kept in memory
 
 UNBOUNDED = 2**62
-
-SLICE = 200  # runs that go over to a new generation before others get their turn
-
-MOMENT = 0.01  # seconds until a record that is on its way has been made
 
 SUSPECT = 2  # crashes after which an event runs only while no other such event does
 
@@ -103,6 +100,7 @@ class Dispatch:
         self.waiting = 0  # events that have not started, wherever they stand
         self.executing = 0
         self.runs: dict[int, Run] = {}
+        self._retries = Retries(clock, self.runs, again=self.ready, take_up=self._take_up, wake=wake)
 
     def adopt(self, graph: Graph, generation: int) -> None:
         """Run the events that start from now on with a new generation."""
@@ -116,34 +114,8 @@ class Dispatch:
             lane.plan = None
             self._offer(lane)
         self._gates.reopen()
-        self._move_on(list(self.runs.values()))
+        self._retries.adopt(graph, generation)
         self._wake()
-
-    def _move_on(self, runs: list[Run]) -> None:
-        """Let runs that only wait for retries go over to the present generation, some at a time."""
-        for run in runs[:SLICE]:
-            if self.runs.get(run.entry.seq) is run and run.generation != self.generation and run.is_resting:
-                self._move(run)
-        if runs[SLICE:]:
-            self._clock.call_later(0.0, self._move_on, runs[SLICE:])
-
-    def _move(self, run: Run) -> None:
-        """Let a run go over to the present generation: it is taken up from its record, as after a restart."""
-        assert self._graph is not None
-        entry = run.entry
-        plan = self._graph.plan(entry.event.type)
-        if run.plan.is_like(plan):
-            run.plan, run.generation = plan, self.generation
-        elif not run.is_recorded:
-            self._clock.call_later(MOMENT, self._move_on, [run])
-        else:
-            del self.runs[entry.seq]
-            if entry.event.key is not None:
-                self._keys.resume(entry.event.key)
-            self.waiting += 1
-            entry.since = self._clock.time()
-            self._enter(entry)
-            self._wake()
 
     def _offer(self, lane: Lane) -> None:
         """Let a lane take part in the order again."""
@@ -436,21 +408,16 @@ class Dispatch:
 
     def retry(self, run: Run, index: int, delay: float) -> None:
         """Take a step that is to be tried again `delay` seconds from now."""
-        run.retrying += 1
-        self._clock.call_later(delay, self._retry_due, run, index, delay)
+        self._retries.add(run, index, delay)
 
-    def _retry_due(self, run: Run, index: int, delay: float) -> None:
-        if self.runs.get(run.entry.seq) is not run:
-            return  # it has gone over to another generation
-        if run.generation != self.generation and run.is_resting:
-            self._move(run)
-            if run.generation != self.generation:
-                self._clock.call_later(MOMENT, self._retry_due, run, index, delay)
-                return
-        run.retrying -= 1
-        note(run.entry, f'a retry of "{run.plan.functions[index].name}"', delay)
-        self._ready.append((run, index))
-        self._wake()
+    def _take_up(self, entry: Entry) -> None:
+        """Let the run of an event begin again on the present generation, from its record; it holds its key all the while."""
+        del self.runs[entry.seq]
+        if entry.event.key is not None:
+            self._keys.resume(entry.event.key)
+        self.waiting += 1
+        entry.since = self._clock.time()
+        self._enter(entry)
 
     def why(self, entry: Entry) -> str:
         """Return what an entry that has not started waits for, in words; empty when it is its turn."""
