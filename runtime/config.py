@@ -24,25 +24,35 @@ from runtime.placeholders import Filler
 from runtime.settings import (
     BUILT_IN,
     AdminSettings,
+    CommandSettings,
     DispatchSettings,
     FunctionSettings,
+    GrpcSettings,
     JournalSettings,
     LogSettings,
+    Name,
+    ProcessSettings,
+    ResourceSettings,
     RuntimeSettings,
+    ServiceSettings,
     Settings,
     SinkSettings,
     SourceSettings,
+    Target,
 )
 from runtime.specs import FIELDS, check_options
 from runtime.toml import kind_of, place_of, quoted, shown
 
 M = TypeVar("M", bound=msgspec.Struct)
-S = TypeVar("S", SourceSettings, SinkSettings, FunctionSettings)
+S = TypeVar("S", SourceSettings, SinkSettings, FunctionSettings, ResourceSettings)
 
 DEFAULT_NAME = "runtime.toml"  # the one file that may be missing
-TABLES = ("runtime", "log", "journal", "dispatch", "sources", "sinks", "functions", "admin")
+TABLES = ("runtime", "log", "journal", "dispatch", "sources", "sinks", "functions", "resources", "admin")
 EXTERNAL = {"command": "commands", "url": "remote services", "grpc": "remote services", "handler": "handlers of other conventions"}
 """Keys of the contract in `[functions.NAME]` that are refused, never ignored, until their executor exists."""
+
+TARGETS: dict[str, type[Target]] = {"command": CommandSettings, "url": ServiceSettings, "grpc": GrpcSettings}
+"""The keys of `[functions.NAME]` that make a function of something that no file declares."""
 
 LISTEN = re.compile(r"(?:\[(?P<six>[^\s\]]*:[^\s\]]*)\]|(?P<host>[^\s:/\[\]]*)):(?P<port>[0-9]{1,5})")
 LEAVE_OUT = "leave `url` out for sqlite:.runtime/journal.db"
@@ -167,6 +177,7 @@ class _Reader:
             sources=self._sources(),
             sinks=self._named("sinks", lambda table: self._connector(table, SinkSettings)),
             functions=self._named("functions", self._function),
+            resources=self._named("resources", lambda table: ResourceSettings(options=dict(table.filled))),
             admin=self._admin(),
         )
 
@@ -209,12 +220,33 @@ class _Reader:
             self._fault(table.place, key, f"{EXTERNAL[key]} are not supported yet; write the function in Python, or remove the table")
         if external:
             return None
+        targets = [key for key in TARGETS if key in table.written]
+        for key in targets[1:]:
+            self._fault(table.place, key, f"expected one of {', '.join(TARGETS)}, found `{targets[0]}` beside it; remove one of them")
+        target, rest = self._record(table, TARGETS[targets[0]]) if targets else (None, table.filled)
+        process, rest = (ProcessSettings(), rest) if targets else self._record(table, ProcessSettings)
+        handler = self._field(table, "handler", Name) if "handler" in rest else None
+        rest = {key: value for key, value in rest.items() if key not in ("handler", *TARGETS)}
+        if targets and target is None:
+            return None
         settings = table.filled.get("settings", {})
         if not isinstance(settings, dict):
             self._fault(table.place, "settings", f"expected a table, found {table.kind('settings')}")
             settings = {}
-        values = {key: self._override(table, key) for key in table.filled if key != "settings"}
-        return FunctionSettings(overrides={key: value for key, value in values.items() if value is not UNSET}, settings=settings)
+        values = {key: self._override(table, key) for key in rest if key != "settings"}
+        return FunctionSettings(
+            overrides={key: value for key, value in values.items() if value is not UNSET},
+            settings=settings,
+            target=target,
+            handler=None if handler is UNSET else handler,
+            process=process or ProcessSettings(),
+        )
+
+    def _record(self, table: _Table, model: type[M]) -> tuple[M | None, dict[str, Any]]:
+        """Return the record of a model's keys, None when one that is required is faulty, and the other keys."""
+        given, others = self._fields(table, model)
+        required = {field.name for field in msgspec.structs.fields(model) if field.required}
+        return (model(**given) if required <= given.keys() else None), others
 
     def _override(self, table: _Table, key: str) -> Any:
         """Return an option of `@function`; UNSET, and a fault, when it is none."""

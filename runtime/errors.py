@@ -75,6 +75,10 @@ class StepTimeout(Error):
     """Raised when an attempt took longer than the `timeout` of its function or sink."""
 
 
+class ResourceError(Error):
+    """Raised when a resource that a function takes cannot be opened; the attempt is tried again like any other."""
+
+
 class JournalError(Error):
     """Raised when the journal cannot be opened, read or written."""
 

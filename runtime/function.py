@@ -1,18 +1,21 @@
-"""`@function`: what a user declares, and the context a function is called with."""
+"""`@function` and `@resource`: what a user declares, and the context a function is called with."""
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 import msgspec
 
 from runtime.event import Event
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+Kind = Literal["async", "sync", "async generator", "generator", "command", "service"]
 
 LATER = {
     "isolate": "isolation in a worker process is",
@@ -42,11 +45,27 @@ class Options(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
 
 
 class Declaration(msgspec.Struct, frozen=True):
-    """A `@function` as it was met: the callable, the options as written, the line of its decorator."""
+    """A `@function` (or `@resource`) as it was met: the callable, the options as written, the line of its decorator."""
 
     call: Callable[..., Any]
     options: dict[str, Any]
     line: int
+    is_resource: bool = False
+
+    @property
+    def name(self) -> str:
+        """What is written as its name, when that is a text, or the callable's own; empty when it has none."""
+        written = self.options.get("name")
+        return written if written and isinstance(written, str) else getattr(self.call, "__name__", "")
+
+    @property
+    def kind(self) -> Kind:
+        """Whether it is async, and whether it is a generator."""
+        if inspect.isasyncgenfunction(self.call):
+            return "async generator"
+        if inspect.iscoroutinefunction(self.call):
+            return "async"
+        return "generator" if inspect.isgeneratorfunction(self.call) else "sync"
 
 
 _collector: ContextVar[list[Declaration] | None] = ContextVar("declarations", default=None)
@@ -54,7 +73,7 @@ _collector: ContextVar[list[Declaration] | None] = ContextVar("declarations", de
 
 @contextmanager
 def collecting() -> Iterator[list[Declaration]]:
-    """Collect the functions declared in the block; the importer runs each module in one."""
+    """Collect the functions and resources declared in the block; the importer runs each module in one."""
     found: list[Declaration] = []
     token = _collector.set(found)
     try:
@@ -74,22 +93,34 @@ def function(call: Any = None, /, **options: Any) -> Any:
     The options are those of `runtime.function.Options`; they are checked when the file is loaded, so
     that a fault can name file and line.
     """
+    return _declare(call, options, "function", "on")
+
+
+@overload
+def resource(call: F, /) -> F: ...
+@overload
+def resource(**options: Any) -> Callable[[F], F]: ...
+def resource(call: Any = None, /, **options: Any) -> Any:
+    """Declare what functions are given by a parameter of its name: opened when it is first used, and kept.
+
+    A generator yields the value once, and what comes after that closes it; a plain function returns the
+    value, and there is nothing to close. Use as `@resource` or as `@resource(timeout=10)`, in seconds.
+    """
+    return _declare(call, options, "resource", "timeout")
+
+
+def _declare(call: Any, options: dict[str, Any], word: str, option: str) -> Any:
     if call is not None and not callable(call):
-        raise TypeError(f"@function takes its options by name, as in @function(on={call!r}); found {call!r} without one")
+        raise TypeError(f"@{word} takes its options by name, as in @{word}({option}={call!r}); found {call!r} without one")
 
     def declare(call: F) -> F:
         found = _collector.get()
         if found is not None:
             code = getattr(call, "__code__", None)
-            found.append(Declaration(call, options, code.co_firstlineno if code else 0))
+            found.append(Declaration(call, options, code.co_firstlineno if code else 0, word == "resource"))
         return call
 
     return declare if call is None else declare(call)
-
-
-def resource(call: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-    """Refuse: resources are part of the contract and do not exist yet."""
-    raise NotImplementedError("@resource is not supported yet: open the client inside the function for now")
 
 
 LONGEST_DELAY = 3_155_760_000  # seconds: a hundred years

@@ -14,6 +14,7 @@ import msgspec
 
 from runtime import pattern
 from runtime.errors import Fault, nearest
+from runtime.resources import ResourceSpec
 from runtime.specs import FunctionSpec, SinkSpec
 
 MANY_TYPES = 100_000  # plans kept at most, so that a stream of ever new types does not fill the memory
@@ -37,13 +38,20 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Graph:
-    """Functions in topological order, sinks, and the plan of each event type, compiled on first use."""
+    """Functions in topological order, sinks, resources, and the plan of each event type, compiled on first use."""
 
-    def __init__(self, functions: Sequence[FunctionSpec], sinks: Sequence[SinkSpec], triggers: dict[str, tuple[str, ...]]) -> None:
+    def __init__(
+        self,
+        functions: Sequence[FunctionSpec],
+        sinks: Sequence[SinkSpec],
+        triggers: dict[str, tuple[str, ...]],
+        resources: Sequence[ResourceSpec] = (),
+    ) -> None:
         self.functions = tuple(functions)
         self.sinks = tuple(sinks)
         self.by_name = {function.name: function for function in functions}
         self.triggers = triggers
+        self.resources = {resource.name: resource for resource in resources}
         self._plans: dict[str, Plan] = {}
         self._rooted: dict[str, list[int]] = {}
         self._wild: list[tuple[str, int]] = []
@@ -144,9 +152,11 @@ def topological_order(successors: Sequence[Sequence[int]]) -> list[int]:
     return order
 
 
-def build_graph(functions: Sequence[FunctionSpec], sinks: Sequence[SinkSpec] = ()) -> Graph | list[Fault]:
-    """Return the graph of functions and sinks, or every fault that keeps them from being one."""
-    faults = _name_faults(functions, sinks)
+def build_graph(
+    functions: Sequence[FunctionSpec], sinks: Sequence[SinkSpec] = (), resources: Sequence[ResourceSpec] = ()
+) -> Graph | list[Fault]:
+    """Return the graph of functions and sinks, with the resources, or every fault that keeps them from being one."""
+    faults = _name_faults(functions, sinks, resources)
     if faults:
         return faults
     position = {function.name: index for index, function in enumerate(functions)}
@@ -159,10 +169,10 @@ def build_graph(functions: Sequence[FunctionSpec], sinks: Sequence[SinkSpec] = (
         return _cycle_faults(functions, position, set(order))
     ordered = [functions[index] for index in order]
     triggers, faults = _triggers(ordered)
-    return faults or Graph(ordered, sinks, triggers)
+    return faults or Graph(ordered, sinks, triggers, resources)
 
 
-def _name_faults(functions: Sequence[FunctionSpec], sinks: Sequence[SinkSpec]) -> list[Fault]:
+def _name_faults(functions: Sequence[FunctionSpec], sinks: Sequence[SinkSpec], resources: Sequence[ResourceSpec]) -> list[Fault]:
     """Return the faults of names: given twice, or not there."""
     faults = []
     first: dict[str, FunctionSpec] = {}
@@ -177,6 +187,10 @@ def _name_faults(functions: Sequence[FunctionSpec], sinks: Sequence[SinkSpec]) -
         if sink.name in first:
             message = f'the name "{sink.name}" is that of a sink too ([sinks.{sink.name}] in runtime.toml); rename one of them'
             faults.append(Fault(first[sink.name].where, message))
+    for resource in resources:
+        if resource.name in first:
+            message = f'the name "{resource.name}" is that of a function too ({first[resource.name].where}); rename one of them'
+            faults.append(Fault(resource.where, message))
     for function in functions:
         faults += missing_faults(function.name, function.where, function.after, first.keys())
     return faults

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from runtime.clock import SystemClock
-from runtime.errors import Fault, LoadError, RunFailed, Skip, StepTimeout, nearest
+from runtime.errors import Fault, LoadError, RunFailed, Skip, nearest
 from runtime.event import Event
 from runtime.executors.loop import call_on_loop
 from runtime.executors.thread import Threads
@@ -18,11 +18,12 @@ from runtime.flow.intake import Intake
 from runtime.flow.run import Attempt, Run, reply
 from runtime.graph import Graph, Plan
 from runtime.journal.memory import MemoryJournal
+from runtime.keeper import Keeper
 from runtime.loading.loader import load_graph
 from runtime.plugins import load_folder
 from runtime.records import DONE, FAILED, SKIPPED, UNROUTED, Entry, Route, Step, StepError
 from runtime.settings import Settings
-from runtime.worker import emissions_of, plain_result
+from runtime.worker import emissions_of, overrun, plain_result
 
 
 class Invocation(msgspec.Struct):
@@ -54,7 +55,12 @@ async def invoke(settings: Settings, name: str | None, data: Any, *, type: str |
     run = Run(entry, plan, 1)
     if name is not None:
         run.results.update(_given_results(graph, name, data))
-    return await _run(run, intake)
+    keeper = Keeper(clock)
+    keeper.adopt(graph.resources.values())
+    try:
+        return await _run(run, intake, keeper)
+    finally:
+        await keeper.close()
 
 
 def _plan(graph: Graph, name: str | None, type: str | None) -> Plan:
@@ -80,14 +86,14 @@ def _given_results(graph: Graph, name: str, data: Any) -> dict[str, Any]:
     return {other: data[other] for other in after}
 
 
-async def _run(run: Run, intake: Intake) -> Invocation:
+async def _run(run: Run, intake: Intake, keeper: Keeper) -> Invocation:
     threads = Threads()
     emitted: list[Event] = []
     ready = list(run.plan.roots)
     while ready:
         index = ready.pop(0)
         attempt = Attempt(run, index, 1, SystemClock.time())
-        step, result, entries = await _call(attempt, threads, intake)
+        step, result, entries = await _call(attempt, threads, intake, keeper)
         emitted += [entry.event for entry in entries]
         ready += run.finished(index, step, result)[1]
     threads.close()
@@ -98,7 +104,7 @@ async def _run(run: Run, intake: Intake) -> Invocation:
         return Invocation(None, emitted, f'"{failure.step}" failed: {error.type}: {error.message}', error.traceback)
 
 
-async def _call(attempt: Attempt, threads: Threads, intake: Intake) -> tuple[Step, Any, list[Entry]]:
+async def _call(attempt: Attempt, threads: Threads, intake: Intake, keeper: Keeper) -> tuple[Step, Any, list[Entry]]:
     """Return the step that one call made, what it returned and what it would have emitted."""
     function = attempt.function
     step = Step(function.name, DONE, 1, 1, attempt.started)
@@ -106,13 +112,17 @@ async def _call(attempt: Attempt, threads: Threads, intake: Intake) -> tuple[Ste
     result: Any = None
     try:
         async with asyncio.timeout(function.timeout):
+            attempt.resources = await keeper.lease(function.resources)
             result = await (call_on_loop(attempt) if function.executor == "loop" else threads.call(attempt))
         step.result = plain_result(function.name, result)
         entries = intake.emitted(attempt.run.entry, function.name, emissions_of(attempt, step.result))
     except Skip as skip:
         step.status, step.reason = SKIPPED, skip.reason
     except TimeoutError:
-        step.status, step.error = FAILED, error_of(StepTimeout(f'"{function.name}" took longer than {function.timeout:g} s'))
+        step.status, step.error = FAILED, error_of(overrun(attempt))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the function raises is its failure
         step.status, step.error = FAILED, error_of(error)
+    finally:
+        if attempt.resources is not None:
+            attempt.resources.release()
     return step, result, entries

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 import msgspec
@@ -25,6 +25,7 @@ class Call(Protocol):
     event: Event
     results: dict[str, Any]
     state: dict[str, Any]
+    resources: Any
 
     @property
     def context(self) -> Context:
@@ -38,7 +39,7 @@ class Parameters(msgspec.Struct, frozen=True):
     """How to call a function: getters by position and by keyword, and what they need.
 
     `data` decodes the event's data for each parameter that takes it (to check data before acceptance),
-    `payload` is the annotation of the first of these.
+    `payload` is the annotation of the first of these, `resources` are the names of those it takes.
     """
 
     args: tuple[Getter, ...]
@@ -46,6 +47,7 @@ class Parameters(msgspec.Struct, frozen=True):
     data: tuple[Decoder, ...]
     takes_state: bool = False
     payload: Any = Any
+    resources: tuple[str, ...] = ()
 
     def bind(self, call: Call) -> tuple[list[Any], dict[str, Any]]:
         """Return positional and keyword arguments for a call.
@@ -56,9 +58,11 @@ class Parameters(msgspec.Struct, frozen=True):
         return [get(call) for get in self.args], {name: get(call) for name, get in self.kwargs}
 
 
-def read_parameters(call: Callable[..., Any], name: str, after: tuple[str, ...], *, root: bool) -> Parameters | list[str]:
-    """Return how to call a function, or what is wrong with its parameters."""
-    reader = _Reader(call, name, after, root=root)
+def read_parameters(
+    call: Callable[..., Any], name: str, after: tuple[str, ...], *, root: bool, resources: Collection[str] | None = ()
+) -> Parameters | list[str]:
+    """Return how to call a function, or what is wrong with its parameters; `resources` are the names there are, None: not known."""
+    reader = _Reader(call, name, after, root=root, resources=resources)
     parameters = reader.read()
     return reader.faults or parameters
 
@@ -66,11 +70,15 @@ def read_parameters(call: Callable[..., Any], name: str, after: tuple[str, ...],
 class _Reader:
     """Reads one signature; collects every fault."""
 
-    def __init__(self, call: Callable[..., Any], name: str, after: tuple[str, ...], *, root: bool) -> None:
+    def __init__(
+        self, call: Callable[..., Any], name: str, after: tuple[str, ...], *, root: bool, resources: Collection[str] | None
+    ) -> None:
         self.call = call
         self.name = name
         self.after = after
         self.root = root
+        self.resources = resources
+        self.taken: list[str] = []
         self.faults: list[str] = []
         self.data: list[Decoder] = []
         self.takes_state = False
@@ -98,7 +106,7 @@ class _Reader:
                 kwargs.append((parameter.name, getter))
             else:
                 args.append(getter)
-        return Parameters(tuple(args), tuple(kwargs), tuple(self.data), self.takes_state, self.payload)
+        return Parameters(tuple(args), tuple(kwargs), tuple(self.data), self.takes_state, self.payload, tuple(self.taken))
 
     def getter(self, parameter: inspect.Parameter) -> Getter | None:
         """Return the getter of one parameter; None when it keeps its default or is a fault."""
@@ -111,25 +119,35 @@ class _Reader:
             return lambda call: call.context
         if annotation is Event or (name == "event" and annotation is Any):
             return _own_event
-        if name == "state":
-            self.takes_state = True
-            return lambda call: call.state
+        if name == "state" or name in (self.resources or ()):
+            return self.kept(name)
         if name in {"event", "data"}:
             return self.data_getter(name, annotation)
         return self.other(parameter, annotation)
+
+    def kept(self, name: str) -> Getter:
+        """Return the getter of what outlives the call: its state, or a resource."""
+        if name == "state":
+            self.takes_state = True
+            return lambda call: call.state
+        self.taken.append(name)
+        return lambda call: call.resources[name]
 
     def other(self, parameter: inspect.Parameter, annotation: Any) -> Getter | None:
         """Return the getter of a parameter of a free name: a root may have one, for the event's data."""
         name = parameter.name
         if parameter.default is not parameter.empty and (self.free or not self.root):
             return None
+        if self.resources is None and (self.free or not self.root):
+            return None  # it may be a resource
         if not self.root:
             self.faults.append(self.unknown(name, annotation))
             return None
         if self.free is not None:
+            likely = nearest(name, (*RESERVED, *(self.resources or ()))) or nearest(self.free, self.resources or ())
             self.faults.append(
                 f'"{self.name}" has two parameters for the event\'s data, `{self.free}` and `{name}`; a root has one,'
-                f" beside {', '.join(RESERVED)}{nearest(name, RESERVED)}"
+                f" beside {self.beside()}{likely}"
             )
             return None
         self.free = name
@@ -137,11 +155,15 @@ class _Reader:
 
     def unknown(self, name: str, annotation: Any) -> str:
         shown = "" if annotation is Any else f": {getattr(annotation, '__name__', annotation)}"
-        allowed = (*self.after, *RESERVED)
+        allowed = (*self.after, *RESERVED, *(self.resources or ()))
         return (
             f'"{self.name}" comes after {", ".join(self.after)} and has an unknown parameter `{name}`{nearest(name, allowed)};'
             f" write `{self.after[0]}{shown}` for that function's result or `data{shown}` for the event's data"
         )
+
+    def beside(self) -> str:
+        """Return what a root may take beside its data, for people."""
+        return ", ".join(RESERVED) + (" and resources" if self.resources else "")
 
     def annotation(self, parameter: inspect.Parameter) -> Any:
         """Return the parameter's annotation, resolved; Any when there is none."""
@@ -186,6 +208,15 @@ class _Reader:
             )
             return None
         return make_decoder(f'parameter "{name}" of "{self.name}"', annotation)
+
+
+def payload_of(after: tuple[str, ...]) -> Getter:
+    """Return the getter of what an external function is given: the data, the result of what it comes after, or those by name."""
+    if not after:
+        return lambda call: call.event.data
+    if len(after) == 1:
+        return lambda call: call.results[after[0]]
+    return lambda call: {name: call.results[name] for name in after}
 
 
 def _own(data: Any) -> Any:

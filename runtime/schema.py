@@ -48,6 +48,7 @@ def make_schema(kinds: Iterable[Kind]) -> Node:
         "sources": _named(_connector("source", settings.SourceSettings, known, definitions)),
         "sinks": _named(_connector("sink", settings.SinkSettings, known, definitions)),
         "functions": _named(_function()),
+        "resources": _named({"type": "object", "description": "for the resource itself: its parameter `settings`"}),
         "admin": _section(settings.AdminSettings),
     }
     return {"$schema": DIALECT, "title": "runtime.toml"} | _table(tables) | {"$defs": definitions}

@@ -83,11 +83,62 @@ class SinkSettings(msgspec.Struct, frozen=True, kw_only=True):
     options: dict[str, Any] = {}
 
 
+class ProcessSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How the processes of a function are started.
+
+    `env` are further variables, `cwd` is the working directory, `sandbox` a command that is put before, `max_calls` how
+    many calls one takes before another replaces it.
+    """
+
+    env: dict[str, str] = {}
+    cwd: Name | None = None
+    sandbox: tuple[Name, ...] = ()
+    max_calls: Count | None = None
+
+
+class CommandSettings(ProcessSettings, frozen=True, kw_only=True):
+    """A function that is a command: fed line by line, or with `mode = "once"` started for each event."""
+
+    command: tuple[Name, ...]
+    mode: Literal["persistent", "once"] = "persistent"
+
+
+class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """A function that is a remote service, called over HTTP."""
+
+    url: Name
+    headers: dict[str, str] = {}
+
+
+class GrpcSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """A function that is a remote service, called over gRPC: `grpc` is host and port; `ca` a file of trusted certificates, if it is TLS."""
+
+    grpc: Name
+    metadata: dict[str, str] = {}
+    ca: Name | None = None
+
+
+Target = CommandSettings | ServiceSettings | GrpcSettings
+
+
 class FunctionSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """`[functions.NAME]`: `overrides` are options of `@function`, `settings` is the table for the function itself."""
+    """`[functions.NAME]`: `overrides` are options of `@function`, `settings` is the table for the function itself.
+
+    `target` is what is called where no file declares the function, `handler` names the callable of one that is written in
+    another convention, `process` tells how the worker processes of an isolated one are started.
+    """
 
     overrides: dict[str, Any] = {}
     settings: dict[str, Any] = {}
+    target: Target | None = None
+    handler: Name | None = None
+    process: ProcessSettings = ProcessSettings()
+
+
+class ResourceSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`[resources.NAME]`: `options` are any keys, for the resource itself."""
+
+    options: dict[str, Any] = {}
 
 
 class AdminSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +159,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     sources: dict[str, SourceSettings] = {}
     sinks: dict[str, SinkSettings] = {}
     functions: dict[str, FunctionSettings] = {}
+    resources: dict[str, ResourceSettings] = {}
     admin: AdminSettings = AdminSettings()
 
     @property

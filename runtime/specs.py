@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
 from runtime import pattern
 from runtime.errors import Fault, nearest
-from runtime.function import LATER, LATER_DEFAULTS, Declaration, Options
-from runtime.parameters import Parameters, read_parameters
-
-Kind = Literal["async", "sync", "async generator", "generator"]
+from runtime.function import LATER, LATER_DEFAULTS, Declaration, Kind, Options
+from runtime.parameters import Parameters, payload_of, read_parameters
+from runtime.resources import ResourceSpec
+from runtime.settings import CommandSettings, FunctionSettings
 
 FIELDS = {field.name: field for field in msgspec.structs.fields(Options)}
+NO_RESOURCES: Mapping[str, ResourceSpec | None] = {}
 MINIMA: dict[str, float] = {"retries": 0, "backoff": 0, "backoff_max": 0, "concurrency": 1, "max_emits": 1}
 POSITIVE = ("timeout", "rate")
 
@@ -34,29 +34,35 @@ class StepSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FunctionSpec(StepSpec, frozen=True, kw_only=True):
-    """A function of the graph, checked; `line` is that of its `def`."""
+    """A function of the graph, checked; `line` is that of its `def`.
 
-    call: Callable[..., Any]
+    `call` is what the user wrote, or for an external function its target in the configuration, which has no `line`.
+    """
+
+    call: Any
     parameters: Parameters
     kind: Kind
     file: str
-    line: int
+    line: int = 0
     after: tuple[str, ...] = ()
     emits: str | None = None
     rate: float | None = None
     max_emits: int = 10_000
     generation: int = 0
     settings: Mapping[str, Any] = {}
+    resources: tuple[ResourceSpec, ...] = ()
 
     @property
     def executor(self) -> str:
-        """The word of the API for where it runs: `loop` or `thread`."""
+        """The word of the API for where it runs: `loop`, `thread`, `command` or `service`."""
+        if self.kind in ("command", "service"):
+            return self.kind
         return "loop" if self.kind.startswith("async") else "thread"
 
     @property
     def where(self) -> str:
-        """File and line, as in every message."""
-        return f"{self.file}:{self.line}"
+        """File and line (or the table of the configuration), as in every message."""
+        return f"{self.file}:{self.line}" if self.line else self.file
 
 
 class SinkSpec(StepSpec, frozen=True, kw_only=True):
@@ -127,14 +133,20 @@ def _fault_of_patterns(patterns: tuple[str, ...]) -> str | None:
 
 
 def make_function(
-    declaration: Declaration, file: str, line: int, generation: int, overrides: Mapping[str, Mapping[str, Any]]
+    declaration: Declaration,
+    file: str,
+    line: int,
+    generation: int,
+    overrides: Mapping[str, Mapping[str, Any]],
+    resources: Mapping[str, ResourceSpec | None] | None = NO_RESOURCES,
 ) -> FunctionSpec | list[Fault]:
     """Return the checked function, or its faults.
 
     `overrides` are the tables `[functions.NAME]`; the table `settings` in one is for the function itself.
+    `resources` are those of the folder by name, None for one with faults of its own; altogether None: not all are known.
     """
     where = f"{file}:{line}"
-    name = name_of(declaration)
+    name = declaration.name
     given = {**declaration.options, **overrides.get(name, {})}
     settings = given.pop("settings", {})
     faults = [Fault(where, f'@function "{name}": {message}') for _, message in check_options(given)]
@@ -143,23 +155,17 @@ def make_function(
     if not name:
         return [Fault(where, '@function "": the callable has no name of its own; give it one with name = "…"')]
     options = msgspec.convert({name: value for name, value in given.items() if name in FIELDS}, Options)
-    kind = _kind_of(declaration.call)
-    on, after = as_list(options.on), as_list(options.after)
+    kind = declaration.kind
+    after = as_list(options.after)
     if "generator" in kind and options.emits is None:
         faults.append(Fault(where, f'@function "{name}": a generator needs `emits`, the type of the events it yields'))
-    parameters = read_parameters(declaration.call, name, after, root=not after)
+    parameters = read_parameters(declaration.call, name, after, root=not after, resources=resources)
     if isinstance(parameters, list):
         return faults + [Fault(where, message) for message in parameters]
     if faults:
         return faults
-    common = {field: getattr(options, field) for field in ("retries", "backoff", "backoff_max", "timeout", "concurrency")}
     return FunctionSpec(
         name=name,
-        on=on,
-        after=after,
-        emits=options.emits,
-        rate=options.rate,
-        max_emits=options.max_emits,
         call=declaration.call,
         parameters=parameters,
         kind=kind,
@@ -167,19 +173,29 @@ def make_function(
         line=line,
         generation=generation,
         settings=settings,
-        **common,
+        resources=tuple(one for taken in parameters.resources if (one := (resources or {})[taken])),
+        **_common(options),
     )
 
 
-def name_of(declaration: Declaration) -> str:
-    """Return the name of a declared function: what is written, when it is a text, or the callable's own; empty when it has none."""
-    written = declaration.options.get("name")
-    return written if written and isinstance(written, str) else getattr(declaration.call, "__name__", "")
+def make_external(name: str, table: FunctionSettings, place: str, generation: int) -> FunctionSpec:
+    """Return the function that a table `[functions.NAME]` with a target describes; `place` is that of the table."""
+    assert table.target is not None
+    options = msgspec.convert(table.overrides, Options)
+    after = as_list(options.after)
+    return FunctionSpec(
+        name=name,
+        call=table.target,
+        parameters=Parameters((payload_of(after),), (), ()),
+        kind="command" if isinstance(table.target, CommandSettings) else "service",
+        file=place,
+        generation=generation,
+        settings=table.settings,
+        **_common(options),
+    )
 
 
-def _kind_of(call: Callable[..., Any]) -> Kind:
-    if inspect.isasyncgenfunction(call):
-        return "async generator"
-    if inspect.iscoroutinefunction(call):
-        return "async"
-    return "generator" if inspect.isgeneratorfunction(call) else "sync"
+def _common(options: Options) -> dict[str, Any]:
+    """Return the fields of a function that are options as they are."""
+    same = ("emits", "rate", "max_emits", "retries", "backoff", "backoff_max", "timeout", "concurrency")
+    return {field: getattr(options, field) for field in same} | {"on": as_list(options.on), "after": as_list(options.after)}

@@ -23,6 +23,7 @@ from runtime.flow.intake import Intake
 from runtime.flow.outcomes import Outcomes
 from runtime.flow.run import Attempt
 from runtime.function import Emission
+from runtime.keeper import Keeper
 from runtime.records import DONE, FAILED, RETRYING, SKIPPED, Entry, Outcome, Step
 
 log = logging.getLogger("runtime.worker")
@@ -34,7 +35,7 @@ SCALARS = frozenset({type(None), bool})  # these are as they are; a number may b
 class Pool:
     """Workers that run the attempts which dispatch hands out; see above."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its neighbours, by name
         self,
         dispatch: Dispatch,
         outcomes: Outcomes,
@@ -42,6 +43,7 @@ class Pool:
         journal: Journal,
         clock: Clock,
         executors: dict[str, Executor],
+        keeper: Keeper,
         *,
         max_hops: int,
     ) -> None:
@@ -51,7 +53,8 @@ class Pool:
         self._journal = journal
         self._clock = clock
         self.executors = executors
-        self._max_hops = max_hops
+        self._keeper = keeper
+        self.max_hops = max_hops
         self._idle: list[asyncio.Future[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._clean = contextvars.copy_context()
@@ -101,6 +104,9 @@ class Pool:
             self._interrupted(attempt, error)
         else:
             self._settle(attempt, Step(function.name, DONE, result=plain), result, emitted)
+        finally:
+            if attempt.resources is not None:
+                attempt.resources.release()
         if attempt.expired:
             _forget_cancellation()
 
@@ -116,18 +122,20 @@ class Pool:
         if isinstance(error, asyncio.CancelledError):
             _forget_cancellation()
             if attempt.expired:
-                error = StepTimeout(f'"{attempt.function.name}" took longer than {attempt.function.timeout:g} s')
+                error = overrun(attempt)
         self._fail(attempt, error)
 
     async def _call(self, attempt: Attempt) -> Any:
         function = attempt.function
-        if attempt.run.entry.hops > self._max_hops:
-            raise HopLimit(f"more than max_hops = {self._max_hops} functions in a row have emitted on the way to this event")
+        if attempt.run.entry.hops > self.max_hops:
+            raise HopLimit(f"more than max_hops = {self.max_hops} functions in a row have emitted on the way to this event")
         task = asyncio.current_task()
         assert task is not None
         mark = (attempt, task)
         self._unarmed.append(mark)
         try:
+            if function.resources:
+                attempt.resources = await self._keeper.lease(function.resources)
             if function.parameters.takes_state:
                 attempt.state = await self._journal.state(function.name, attempt.event.key)
             return await self.executors[function.executor](attempt)
@@ -293,6 +301,15 @@ def _forget_cancellation() -> None:
     task = asyncio.current_task()
     while task is not None and task.cancelling():
         task.uncancel()
+
+
+def overrun(attempt: Attempt) -> StepTimeout:
+    """Return the error of an attempt that has used up its timeout."""
+    function = attempt.function
+    waiting = function.resources if attempt.resources is None else ()
+    named = ", ".join(f'"{resource.name}" ({resource.where})' for resource in waiting)
+    why = f", and waited for what it takes to open: {named}" if named else ""
+    return StepTimeout(f'"{function.name}" took longer than {function.timeout:g} s{why}')
 
 
 def plain_result(function: str, result: Any) -> Any:

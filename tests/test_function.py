@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from support import faults_of, graph_of
 
-from runtime import Context, Event, LoadError, Reject, function, resource
+from runtime import Context, Event, Reject, function
 from runtime.function import LATER, Options, collecting
-from runtime.loading.importer import load
 from runtime.specs import FIELDS
 
 ALLOWED = "after, backoff, backoff_max, concurrency, emits, max_emits, name, on, rate, retries, timeout"
@@ -198,22 +196,6 @@ def test_a_generator_needs_emits(kind: str) -> None:
                 yield data
 
     assert faults_of(declare) == ['functions/test.py:10: @function "rows": a generator needs `emits`, the type of the events it yields']
-
-
-def test_a_resource_is_refused_where_it_stands(tmp_path: Path) -> None:
-    folder = tmp_path / "functions"
-    folder.mkdir()
-    (folder / "pay.py").write_text("from runtime import resource\n\n@resource\nasync def payments():\n    yield 1\n")
-    with pytest.raises(LoadError) as caught:
-        load(folder)
-    assert [str(fault) for fault in caught.value.faults] == [
-        "functions/pay.py:3: NotImplementedError: @resource is not supported yet: open the client inside the function for now"
-    ]
-
-
-def test_a_resource_is_refused_outside_of_a_load_too() -> None:
-    with pytest.raises(NotImplementedError, match=r"^@resource is not supported yet: open the client inside the function for now$"):
-        resource(lambda: None)
 
 
 # --- the context --------------------------------------------------------------------------------------

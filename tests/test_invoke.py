@@ -12,7 +12,7 @@ from runtime.invoke import Invocation, invoke
 
 FUNCTIONS = """
 import msgspec
-from runtime import Reject, Skip, function
+from runtime import Reject, Skip, function, resource
 
 class Order(msgspec.Struct):
     id: str
@@ -36,6 +36,31 @@ async def receipt(validate: Order, charge: dict) -> str:
 @function
 async def alone(data: int) -> int:
     raise Skip("not needed")
+
+@resource
+async def ledger(settings, shelf):
+    yield [settings["name"], shelf]
+    CLOSED.append("ledger")
+
+@resource
+def shelf():
+    yield "A"
+    CLOSED.append("shelf")
+
+@function(on="goods.counted")
+async def count(data: int, ledger: list) -> list:
+    return [*ledger, data]
+
+@function(after="count")
+def recount(count: list, ledger: list) -> list:
+    return [len(CLOSED), *count]
+
+@resource
+async def broken():
+    raise OSError("refused")
+
+@function
+async def fail(data: int, broken) -> None: ...
 
 @function(timeout=0.01)
 async def slow(data: int) -> None:
@@ -91,3 +116,16 @@ async def test_unknown_names_and_types_are_told(tmp_path: Path) -> None:
         await call(tmp_path, "chrage", None)
     with pytest.raises(LoadError, match='no function handles events of type "nothing"'):
         await call(tmp_path, None, None, type="nothing")
+
+
+async def test_resources_are_opened_when_they_are_needed_and_closed_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+    monkeypatch.setattr("builtins.CLOSED", closed, raising=False)
+    (tmp_path / "runtime.toml").write_text('[resources.ledger]\nname = "main"\n')
+    done = await call(tmp_path, None, 3, type="goods.counted")
+    assert done.result == [0, "main", "A", 3], "kept from one step to the next"
+    assert closed == ["ledger", "shelf"]
+    failed = (await call(tmp_path, "fail", 1)).failed
+    assert failed is not None
+    assert failed.startswith('"fail" failed: ResourceError: the resource "broken" (functions/orders.py:')
+    assert failed.endswith(") could not be opened: OSError: refused")

@@ -61,6 +61,7 @@ class OneCall:
         self.event = Event(type="order.placed", source="test", id="7", data=data)
         self.results = results or {}
         self.state: dict[str, Any] = {"n": 1}
+        self.resources: Any = None
         self.context = Context(self.event, "f")
 
 

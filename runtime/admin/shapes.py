@@ -117,7 +117,8 @@ def function_shape(function: FunctionSpec) -> dict[str, Any]:
     """Return a function as the API lists it."""
     same = ("name", "emits", "file", "line", "executor", "generation", "retries", "backoff", "backoff_max", "timeout")
     shape = {field: getattr(function, field) for field in (*same, "concurrency", "rate")}
-    return {**shape, "on": list(function.on), "after": list(function.after)}
+    resources = [resource.name for resource in function.resources]
+    return {**shape, "on": list(function.on), "after": list(function.after), "resources": resources}
 
 
 def generation_shape(change: Change) -> dict[str, Any]:

@@ -10,10 +10,12 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import Context
 from typing import Any
 
 from runtime.contracts import Call
+from runtime.resources import Lease
 from runtime.threads import settle
 
 Job = tuple[Callable[[], Any], asyncio.Future[Any]]
@@ -27,6 +29,7 @@ class Threads:
         self._changed = threading.Condition()
         self._jobs: deque[Job] = deque()
         self._working: set[asyncio.Future[Any]] = set()
+        self._overdue: dict[asyncio.Future[Any], Lease] = {}
         self._count = 0
         self._idle = 0
         self._closed = False
@@ -34,9 +37,9 @@ class Threads:
     def call(self, call: Call) -> Awaitable[Any]:
         """Return the awaitable of one call in a thread; see `runtime.contracts.Executor`."""
         args, kwargs = call.function.parameters.bind(call)
-        return self._submit(lambda: _run(call, args, kwargs))
+        return self._submit(lambda: _run(call, args, kwargs), call.resources)
 
-    async def _submit(self, job: Callable[[], Any]) -> Any:
+    async def _submit(self, job: Callable[[], Any], lease: Lease | None) -> Any:
         future = asyncio.get_running_loop().create_future()
         with self._changed:
             self._jobs.append((job, future))
@@ -44,7 +47,7 @@ class Threads:
         try:
             return await future
         except asyncio.CancelledError:
-            self._write_off(future)
+            self._write_off(future, lease)
             raise
 
     def _serve(self) -> None:
@@ -54,10 +57,13 @@ class Threads:
             threading.Thread(target=self._work, name=f"function-{self._count}", daemon=True).start()
         self._changed.notify()
 
-    def _write_off(self, future: asyncio.Future[Any]) -> None:
+    def _write_off(self, future: asyncio.Future[Any], lease: Lease | None) -> None:
         """Let another thread take the place of the one that still works on `future`; a job that still waits is passed over."""
         with self._changed:
             if future in self._working:
+                if lease is not None:  # what the thread uses stays open until it returns
+                    lease.share()
+                    self._overdue[future] = lease
                 self._working.discard(future)
                 self._count -= 1
                 if self._jobs:
@@ -79,9 +85,16 @@ class Threads:
             Context().run(settle, future, job)  # so that no event sees the context variables of another
             with self._changed:
                 if future not in self._working:
+                    self._let_go(future)
                     return  # it was written off, and another thread has its place
                 self._working.discard(future)
             del job, future  # an idle thread keeps nothing alive
+
+    def _let_go(self, future: asyncio.Future[Any]) -> None:
+        lease = self._overdue.pop(future, None)
+        if lease is not None:
+            with suppress(RuntimeError):  # the loop is closed
+                future.get_loop().call_soon_threadsafe(lease.release)
 
     def close(self) -> None:
         """Let idle threads end; those at work end with the process."""

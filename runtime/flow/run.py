@@ -18,6 +18,7 @@ from runtime.event import Event
 from runtime.function import Context
 from runtime.graph import Plan
 from runtime.records import DONE, FAILED, RETRYING, RUNNING, SKIPPED, Entry, Status, Step, StepError, is_pending
+from runtime.resources import Lease, ResourceSpec
 from runtime.specs import FunctionSpec
 
 REMOVED = "its function was removed"
@@ -44,6 +45,10 @@ class Run:
     def status(self) -> Status:
         """`running`, or `retrying` when nothing executes and a step waits for its next attempt."""
         return RETRYING if self.retrying and not self.executing else RUNNING
+
+    def wants(self, resource: ResourceSpec) -> bool:
+        """Return whether a step that has not ended takes a resource."""
+        return any(resource in function.resources and function.name not in self.steps for function in self.plan.functions)
 
     def start(self) -> tuple[list[Step], list[int]]:
         """Take up what is recorded; return steps that are to be skipped because of it, and steps to start with."""
@@ -164,6 +169,7 @@ class Attempt:
         "gate",
         "index",
         "number",
+        "resources",
         "results",
         "run",
         "settled",
@@ -182,6 +188,7 @@ class Attempt:
         self.event: Event = run.entry.event
         self.results = run.results
         self.state: dict[str, Any] = {}
+        self.resources: Lease | None = None
         self.timer: Timer | None = None
         self.expired = False
         self.ended = False

@@ -227,6 +227,7 @@ async def test_functions_are_listed_with_their_options_and_where_they_stand(api:
         "timeout": 60.0,
         "concurrency": 64,
         "rate": None,
+        "resources": [],
     }
     charge = functions["charge"]
     assert (charge["on"], charge["after"], charge["emits"], charge["executor"]) == ([], ["check"], None, "thread")
