@@ -19,6 +19,7 @@ from pathlib import Path
 
 import apsw
 
+from benchmarks.reload import reload
 from runtime import Event, config, function
 from runtime.cli import drawing
 from runtime.clock import SystemClock
@@ -370,7 +371,7 @@ def steady() -> None:
     report("steady: files at the end / after three times keep", [pruning[-1][1] / pruning[0][1]], "x")
 
 
-BENCHMARKS = {"graph": graph, "crowd": crowd, "memory": memory, "sqlite": sqlite, "backlog": backlog, "steady": steady}
+BENCHMARKS = {"graph": graph, "crowd": crowd, "memory": memory, "sqlite": sqlite, "backlog": backlog, "steady": steady, "reload": reload}
 
 if __name__ == "__main__":
     names = sys.argv[1:] or list(BENCHMARKS)

@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path, PurePath
+from pathlib import Path
 
-from watchdog.events import FileSystemEvent, FileSystemEventHandler
-from watchdog.observers import Observer
-from watchdog.observers.api import BaseObserver, ObservedWatch
+import msgspec
 
-from runtime.loading.importer import file_signature, python_files
+from runtime.loading.files import file_signature, python_files
+from runtime.loading.notify import Hints
 
 log = logging.getLogger("runtime.watch")
 
-QUIET = {"opened", "closed_no_write"}  # reading is not changing
 PATIENCE = 1.0  # seconds a stream of changes may put the call off
+YOUNG = 2.0  # seconds in which a file can be saved again without its times telling: the coarsest clock of a file system
 
-Signature = dict[Path, tuple[int, ...] | None]
+
+class Seen(msgspec.Struct, frozen=True):
+    """How a file looks: its signature and, while it is so young that this does not tell all, a hash of its content."""
+
+    signature: tuple[int, ...] | None
+    young: bool = False
+    digest: bytes = b""
+
+    def differs(self, before: Seen | None) -> bool:
+        """Return whether the file has changed since `before`."""
+        if before is None or self.signature != before.signature:
+            return True
+        return bool(self.digest and before.digest) and self.digest != before.digest
+
+
+Look = Mapping[Path, Seen]
+NOTHING = Seen(None)
 
 
 class Watcher:
@@ -29,149 +46,105 @@ class Watcher:
     at the files. Folders may be missing, come, go and be replaced.
     """
 
-    def __init__(self, folders: Sequence[Path], changed: Callable[[], None], *, debounce: float = 0.05, every: float = 2.0) -> None:
+    def __init__(self, folders: Sequence[Path], changed: Callable[[], None], *, debounce: float = 0.03, every: float = 2.0) -> None:
         self._folders = [Path(folder) for folder in folders]
         self._changed = changed
         self._debounce = debounce
         self._every = every
         self._hinted = asyncio.Event()
-        self._seen: Signature = {}
+        self._hints: Hints | None = None
+        self._seen: Look = {}
         self._task: asyncio.Task[None] | None = None
-        self._observer: BaseObserver | None = None
-        self._watched: dict[Path, tuple[tuple[int, int], ObservedWatch]] = {}
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to watch; what is there now is not a change."""
-        self._seen = scan(self._folders)
-        try:
-            self._observer = Observer()
-            self._observer.start()
-        except OSError as error:
-            self._scans_alone(error)
-        self._watch(loop)
-        self._task = loop.create_task(self._run(loop), name="watch")
+        self._seen = scan(self._folders, {})
+
+        def hint() -> None:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self._hinted.set)
+
+        self._hints = Hints(self._folders, hint)
+        self._hints.follow(loop.time())
+        self._task = loop.create_task(self._run(loop, self._hints), name="watch")
 
     def stop(self) -> None:
         """Stop watching; no call comes after this one."""
         if self._task is not None:
             self._task.cancel()
             self._task = None
-        if self._observer is not None:
-            self._observer.stop()
-            self._observer = None
-        self._watched.clear()
+        if self._hints is not None:
+            self._hints.stop()
+            self._hints = None
 
-    async def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+    async def _run(self, loop: asyncio.AbstractEventLoop, hints: Hints) -> None:
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._hinted.wait(), self._every)
             try:
                 seen = await self._settled(loop)
+                hints.follow(loop.time())
+                differs = has_changed(seen, self._seen)
+                self._seen = seen
+                if differs:
+                    self._changed()
             except OSError as error:
                 log.warning("the files cannot be looked at, and are again in %g s: %s", self._every, error)
-                continue
-            self._watch(loop)
-            if seen != self._seen:
-                self._seen = seen
-                try:
-                    self._changed()
-                except Exception:
-                    log.exception("a change of files could not be handled; watching goes on")
+            except Exception:
+                log.exception("a change of files could not be handled; watching goes on")
 
-    async def _settled(self, loop: asyncio.AbstractEventLoop) -> Signature:
+    async def _settled(self, loop: asyncio.AbstractEventLoop) -> Look:
         """Return what is there when nothing has changed for `debounce` seconds, or after `PATIENCE`."""
         end = loop.time() + PATIENCE
         before = self._seen
         while True:
-            hinted = self._hinted.is_set()
-            self._hinted.clear()
-            if hinted:
-                await asyncio.sleep(self._debounce)
-            seen = await asyncio.to_thread(scan, self._folders)
-            if loop.time() >= end or (seen == before and not self._hinted.is_set()):
+            hinted = await self._quiet(loop, end)
+            seen = await asyncio.to_thread(scan, self._folders, before)
+            if loop.time() >= end or not (has_changed(seen, before) or self._hinted.is_set()):
                 return seen
             if not hinted:
                 await asyncio.sleep(self._debounce)
             before = seen
 
-    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Follow folders that came, went or were replaced."""
-        for folder in self._folders:
-            if self._observer is None:
-                return
-            at = folder.parent if folder.is_file() else folder
-            identity = _identity(at)
-            if folder in self._watched and self._watched[folder][0] != identity:
-                with suppress(KeyError, OSError):
-                    self._observer.unschedule(self._watched[folder][1])
-                del self._watched[folder]
-            if identity is not None and folder not in self._watched:
-                self._schedule(folder, at, identity, loop)
-
-    def _schedule(self, folder: Path, at: Path, identity: tuple[int, int], loop: asyncio.AbstractEventLoop) -> None:
-        assert self._observer is not None
-        try:
-            watch = self._observer.schedule(_Hints(folder, loop, self._hinted), str(at), recursive=at == folder)
-        except FileNotFoundError:
-            return  # gone again
-        except OSError as error:
-            self._scans_alone(error)
-        else:
-            self._watched[folder] = (identity, watch)
-
-    def _scans_alone(self, error: OSError) -> None:
-        log.warning(
-            "file notifications are not available (%s): files are looked at every %g s instead; on Linux more are allowed with "
-            "`sysctl fs.inotify.max_user_watches=524288 fs.inotify.max_user_instances=512`",
-            error,
-            self._every,
-        )
-        if self._observer is not None and self._observer.is_alive():
-            self._observer.stop()
-        self._observer = None
-        self._watched.clear()
+    async def _quiet(self, loop: asyncio.AbstractEventLoop, end: float) -> bool:
+        """Wait until no hint has come for `debounce` seconds, and return whether one came."""
+        hinted = False
+        while self._hinted.is_set() and loop.time() < end:
+            hinted = True
+            self._hinted.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._hinted.wait(), self._debounce)
+        return hinted
 
 
-class _Hints(FileSystemEventHandler):
-    """Carries notifications from the observer's thread to the loop."""
-
-    def __init__(self, folder: Path, loop: asyncio.AbstractEventLoop, hinted: asyncio.Event) -> None:
-        self._folder = folder
-        self._loop = loop
-        self._hinted = hinted
-
-    def on_any_event(self, event: FileSystemEvent) -> None:
-        if event.event_type in QUIET or (event.is_directory and event.event_type == "modified"):
-            return
-        if any(matters(self._folder, str(path)) for path in (event.src_path, event.dest_path) if path):
-            with suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._hinted.set)
-
-
-def matters(folder: Path, path: str) -> bool:
-    """Return whether a path below `folder` (or `folder` itself) can mean a change: not hidden, no bytecode."""
-    try:
-        parts = PurePath(path).relative_to(folder).parts
-    except ValueError:
-        return False
-    return not any(part.startswith(".") or part == "__pycache__" or part.endswith(".pyc") for part in parts)
-
-
-def scan(folders: Sequence[Path]) -> Signature:
-    """Return the signature of every `*.py` below the folders, and of those that are files."""
-    found: Signature = {}
+def scan(folders: Sequence[Path], before: Look) -> Look:
+    """Return how every `*.py` below the folders looks, and those of them that are files; `before` is the last look."""
+    found: dict[Path, Seen] = {}
+    now = time.time_ns()
     for folder in folders:
         if folder.is_dir():
-            found[folder] = None  # an empty folder is not a missing one
-            found.update((path, file_signature(path)) for path in python_files(folder))
-        elif (signature := file_signature(folder)) is not None:
-            found[folder] = signature
+            found[folder] = NOTHING  # an empty folder is not a missing one
+            found.update((path, _look(path, before.get(path), now)) for path in python_files(folder))
+        elif (look := _look(folder, before.get(folder), now)).signature is not None:
+            found[folder] = look
     return found
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_dev, stat.st_ino
+def has_changed(seen: Look, before: Look) -> bool:
+    """Return whether a file came, went or changed between two looks."""
+    return seen.keys() != before.keys() or any(look.differs(before[path]) for path, look in seen.items())
+
+
+def _look(path: Path, before: Seen | None, now: int) -> Seen:
+    signature = file_signature(path)
+    if signature is None:
+        return NOTHING
+    known = before if before is not None and before.signature == signature else None
+    if known is not None and not known.young:
+        return known
+    young = now - max(signature[:2]) < YOUNG * 1e9
+    if known is None and not young:
+        return Seen(signature)
+    with suppress(OSError):
+        return Seen(signature, young, hashlib.sha256(path.read_bytes()).digest())
+    return NOTHING

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import apsw
+import msgspec
 
 from runtime import PartialFailure, worker
 from runtime.cli import main
@@ -29,7 +30,11 @@ from runtime.journal.sqlite import schema
 from runtime.journal.sqlite.files import Reserve
 from runtime.journal.sqlite.journal import SqliteJournal
 from runtime.journal.sqlite.writer import Batch, Job, Writer
+from runtime.loading import importer, modules, units
+from runtime.loading.kept import Kept
+from runtime.loading.loader import Loader
 from runtime.records import Entry, Step
+from runtime.settings import Settings
 
 
 class Early:
@@ -202,6 +207,117 @@ def aimless() -> None:
     SqliteJournal.append = forget  # type: ignore[method-assign]
 
 
+def impatient() -> None:
+    """Go over to another sink without waiting for the writes under way."""
+    retire = Delivery._retire
+
+    async def hurry(self: Delivery) -> None:
+        self._writes.clear()
+        self._quiet.set()
+        await retire(self)
+
+    Delivery._retire = hurry  # type: ignore[method-assign]
+
+
+def stale() -> None:
+    """Take a file of the same size for the same file."""
+    make = units._unit
+
+    def make_by_size(name: str, place: str, path: Path, package: bool, source: bytes, previous: Any) -> units.Unit:
+        old = previous.get(name)
+        return old if old is not None and len(old.source or b"") == len(source) else make(name, place, path, package, source, previous)
+
+    units._unit = make_by_size
+
+
+def unkept() -> None:
+    """Keep no sources."""
+    Kept.save = lambda *_: None  # type: ignore[method-assign]
+
+
+def patient() -> None:
+    """Wait for a load as long as it takes."""
+    make = Loader._make
+
+    async def wait(self: Loader, job: Any, settings: Settings) -> Any:
+        runtime = msgspec.structs.replace(settings.runtime, load_timeout=1e6)
+        return await make(self, job, msgspec.structs.replace(settings, runtime=runtime))
+
+    Loader._make = wait  # type: ignore[method-assign]
+
+
+def leaking() -> None:
+    """Hold every module that was ever loaded."""
+    loaded: list[object] = []
+
+    def make_and_hold(*arguments: Any) -> Any:
+        loaded.append(modules.make_module(*arguments))
+        return loaded[-1]
+
+    vars(importer)["make_module"] = make_and_hold
+
+
+def clinging() -> None:
+    """Make anew only what has changed itself, and keep what imports it."""
+    remade = importer._remade
+
+    def make_changed(made: dict[str, units.Unit], previous: Any) -> set[str]:
+        return remade({name: msgspec.structs.replace(unit, names=frozenset()) for name, unit in made.items()}, previous)
+
+    importer._remade = make_changed
+
+
+def mingled() -> None:
+    """Begin each step with the newest function of its name."""
+    begin = Dispatch._begin
+
+    def begin_newest(self: Dispatch, run: Run, index: int) -> Any:
+        assert self._graph is not None
+        newest = self._graph.plan(run.entry.event.type)
+        if len(newest.functions) == len(run.plan.functions):
+            run.plan = newest
+        return begin(self, run, index)
+
+    Dispatch._begin = begin_newest  # type: ignore[method-assign]
+
+
+def unloading() -> None:
+    """Go on without the files that do not load."""
+    load = importer.load
+
+    def load_the_rest(folder: Path, *arguments: Any) -> importer.Modules:
+        try:
+            return load(folder, *arguments)
+        except importer.PartialLoad as error:
+            texts = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.py")}
+            broken = {fault.where.rpartition(":")[0].partition("/")[2] for fault in error.faults}
+            return load(folder, None, (), {name: text for name, text in texts.items() if name not in broken})
+
+    importer.load = load_the_rest
+
+
+def shedding() -> None:
+    """Forget at a reload what waits for a function."""
+    adopt = Dispatch.adopt
+
+    def forget_waiting(self: Dispatch, *arguments: Any) -> None:
+        self._lanes.clear()
+        adopt(self, *arguments)
+
+    Dispatch.adopt = forget_waiting  # type: ignore[method-assign]
+
+
+def busy() -> None:
+    """Overlook a save during a reload."""
+    on_saved = Loader.on_saved
+
+    def overlook(self: Loader) -> None:
+        if self._reloading is None or self._reloading.done():
+            on_saved(self)
+
+    Loader.on_saved = overlook  # type: ignore[method-assign]
+
+
 BUILDS = {
     "early": early,
     "off": lambda: synchronous("off"),
@@ -221,6 +337,16 @@ BUILDS = {
     "halved": halved,
     "trusting": trusting,
     "aimless": aimless,
+    "stale": stale,
+    "unkept": unkept,
+    "patient": patient,
+    "leaking": leaking,
+    "impatient": impatient,
+    "clinging": clinging,
+    "mingled": mingled,
+    "unloading": unloading,
+    "shedding": shedding,
+    "busy": busy,
 }
 
 

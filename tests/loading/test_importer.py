@@ -96,8 +96,8 @@ def test_the_file_begins_with_the_folders_own_name_and_the_package_is_functions(
 
 
 def test_two_saves_of_the_same_size_in_one_second_run_the_new_code(write: Write, folder: Path) -> None:
-    modules = load(write(a="X = 1\n"))
-    for number in (2, 3):
+    modules = load(write(a="X = 100\n"))
+    for number in range(101, 201):
         write(a=f"X = {number}\n")
         os.utime(folder / "a.py", (1_000_000_000, 1_000_000_000))
         modules = again(folder, modules)
@@ -297,3 +297,50 @@ def test_old_modules_are_let_go_after_a_reload(write: Write, folder: Path) -> No
     gc.collect()
     assert old() is None
     assert second.table["functions.c"] is sys.modules["functions.c"]
+
+
+def test_a_load_that_fails_or_is_not_published_leaves_the_packages_that_are_kept(write: Write, folder: Path) -> None:
+    first = load(write(__init__="", _m="X = 1\n", p__in____init__="", p__in__m="X = 1\n"))
+    publish(first)
+    write(_m="X = 2\n", p__in__m="X = 2\n", new="X = 2\n")
+    load(folder, first)
+    write(bad="raise ValueError\n")
+    faults(folder, first)
+    package = sys.modules["functions"]
+    assert package is first.table["functions"]
+    assert package._m is first.table["functions._m"]
+    assert package.p.m is first.table["functions.p.m"]
+    assert not hasattr(package, "new")
+
+
+def test_sources_may_come_from_elsewhere_and_still_stand_at_their_place(folder: Path) -> None:
+    put(folder, "a.py", "broken(\n")
+    text = b"def f():\n    raise ValueError('kept')\n"
+    modules = load(folder, sources={"a.py": text, "p/b.py": b"from ..a import f\n"})
+    publish(modules)
+    assert modules.sources() == {"a.py": text, "p/b.py": b"from ..a import f\n"}
+    with pytest.raises(ValueError) as caught:
+        modules.table["functions.p.b"].f()
+    shown = "".join(traceback.format_exception(caught.value))
+    assert f'File "{folder / "a.py"}", line 2' in shown
+    assert "raise ValueError('kept')" in shown
+    put(folder, "a.py", text.decode())
+    put(folder, "p/b.py", "from ..a import f\n")
+    again = load(folder, modules)
+    assert again.remade == frozenset(), "the folder is what it was"
+
+
+def test_enums_the_text_of_a_function_and_pickling_inside_of_one_work(folder: Path) -> None:
+    put(
+        folder,
+        "a.py",
+        "import enum, inspect, pickle\n"
+        "class Colour(enum.Enum):\n    RED = 1\n"
+        "def f():\n    return pickle.loads(pickle.dumps(Colour.RED)) is Colour.RED, inspect.getsource(f)\n",
+    )
+    modules = load(folder)
+    publish(modules)
+    put(folder, "a.py", "# elsewhere\n" * 20)
+    text = "def f():\n    return pickle.loads(pickle.dumps(Colour.RED)) is Colour.RED, inspect.getsource(f)\n"
+    assert modules.table["functions.a"].f() == (True, text)
+    assert not [path for path in sys.path if str(folder.parent) in path]

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runtime import LoadError, config
+from runtime.function import Declaration
 from runtime.loading import importer
 from runtime.loading.generation import Generation, make_graph
+from runtime.loading.kept import Kept
 from runtime.loading.loader import Loader
+from runtime.specs import make_function
 from runtime.testing import VirtualClock
 
 ONE = "from runtime import function\n@function(on='go')\ndef one(data: int) -> int:\n    return 1\n"
@@ -20,12 +25,12 @@ TWO = ONE.replace("one", "two")
 
 
 class Bench:
-    def __init__(self, folder: Path, toml: str = "") -> None:
+    def __init__(self, folder: Path, toml: str = "", kept: Kept | None = None) -> None:
         self.folder = folder / "functions"
-        self.folder.mkdir()
+        self.folder.mkdir(exist_ok=True)
         (folder / "runtime.toml").write_text(toml)
         self.adopted: list[Generation] = []
-        self.loader = Loader(config.load(folder / "runtime.toml"), VirtualClock(), self.adopted.append)
+        self.loader = Loader(config.load(folder / "runtime.toml"), VirtualClock(), self.adopted.append, kept=kept)
 
     def write(self, name: str, text: str) -> None:
         (self.folder / name).write_text(text)
@@ -200,3 +205,105 @@ def test_checking_many_functions_takes_time_in_their_number_and_no_more(tmp_path
         make_graph(modules, settings, 1)
         seconds[count] = time.perf_counter() - began
     assert seconds[8000] / seconds[500] < 4 * 16, "sixteen times as many, and far from their square"
+
+
+async def test_a_start_on_a_broken_folder_runs_the_last_good_sources_until_it_is_mended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = Kept(tmp_path / ".runtime", "functions")
+    before = Bench(tmp_path, kept=kept)
+    before.write("a.py", ONE)
+    await before.loader.load()
+    await before.loader.stop()
+    before.write("a.py", "def one(:\n")
+
+    bench = Bench(tmp_path, kept=Kept(tmp_path / ".runtime", "functions"))
+    with caplog.at_level(logging.INFO):
+        await bench.loader.load()
+        await bench.saved()
+    fault = 'functions/a.py:1: SyntaxError: invalid syntax in "def one(:"'
+    assert [str(fault) for fault in bench.loader.faults] == [fault]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the folder is broken, and the last good sources are run instead until it is mended: {fault}"
+    ]
+    assert [function.where for function in bench.loader.present.graph.functions] == ["functions/a.py:3"]
+    bench.write("a.py", ONE)
+    await bench.saved()
+    assert bench.loader.faults == []
+    assert bench.loader.present.number == 1, "the folder is what was kept"
+    bench.write("a.py", TWO)
+    await bench.saved()
+    assert (bench.loader.present.change.added, bench.loader.present.change.removed) == (("two",), ("one",))
+    await bench.loader.stop()
+    assert Kept(tmp_path / ".runtime", "functions").restore() == {"a.py": TWO.encode()}
+
+
+async def test_a_broken_folder_is_not_kept_and_a_start_without_good_sources_fails(tmp_path: Path) -> None:
+    kept = Kept(tmp_path / ".runtime", "functions")
+    bench = Bench(tmp_path, kept=kept)
+    bench.write("a.py", "def one(:\n")
+    with pytest.raises(LoadError, match=r"functions/a\.py:1: SyntaxError"):
+        await bench.loader.load()
+    assert kept.restore() is None
+    kept.save({"a.py": b"raise ValueError('kept')\n"})
+    with pytest.raises(LoadError, match=r"functions/a\.py:1: SyntaxError"):
+        await bench.loader.load()
+
+
+async def test_sources_that_cannot_be_kept_are_a_warning_and_nothing_more(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / ".runtime").write_text("in the way")
+    bench = Bench(tmp_path, kept=Kept(tmp_path / ".runtime", "functions"))
+    bench.write("a.py", ONE)
+    await bench.loader.load()
+    await bench.loader.stop()
+    assert "the last good sources cannot be kept, so that a restart needs a folder that loads; free or permit" in caplog.text
+    assert "Not a directory" in caplog.text
+
+
+async def test_an_endless_loop_at_import_is_ended_and_the_next_save_is_live(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "[runtime]\nload_timeout = 0.2\n")
+    bench.write("a.py", ONE)
+    await bench.loader.load()
+    bench.write("b.py", "try:\n    while True:\n        pass\nexcept Exception:\n    pass\n")
+    await bench.saved()
+    assert bench.loader.faults[0].where in ("functions/b.py:2", "functions/b.py:3")
+    bench.write("b.py", TWO)
+    await bench.saved()
+    assert bench.loader.present.change.added == ("two",)
+    for thread in threading.enumerate():
+        if thread.name == "load":
+            thread.join(5)
+            assert not thread.is_alive()
+
+
+async def test_functions_of_files_that_did_not_change_are_not_checked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tmp_path)
+    bench.write("a.py", ONE)
+    bench.write("b.py", TWO + "@function(after='one')\ndef three(one: int) -> int:\n    return one\n")
+    await bench.loader.load()
+    checked = []
+
+    def make(declaration: Declaration, *arguments: Any) -> object:
+        checked.append(declaration.name)
+        return make_function(declaration, *arguments)
+
+    monkeypatch.setattr("runtime.loading.generation.make_function", make)
+    bench.write("a.py", ONE.replace("return 1", "return 2"))
+    await bench.saved()
+    assert checked == ["one"]
+    bench.write("a.py", TWO)
+    await bench.saved()
+    assert [str(fault) for fault in bench.loader.faults] == [
+        'functions/b.py:6: "three" comes after "one", which does not exist; functions here: three, two'
+    ]
+
+
+async def test_a_file_that_takes_the_name_of_another_is_a_fault_also_when_only_one_of_them_is_new(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.write("a.py", ONE)
+    await bench.loader.load()
+    bench.write("b.py", ONE)
+    await bench.saved()
+    (fault,) = bench.loader.faults
+    assert fault.where == "functions/b.py:3"
+    assert 'the name "one" is taken by functions/a.py:3' in fault.message

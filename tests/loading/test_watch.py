@@ -1,17 +1,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from runtime.loading import watch
-from runtime.loading.watch import Watcher, matters
+from runtime.loading.notify import Hints
+from runtime.loading.watch import YOUNG, Watcher, has_changed, scan
 
 
 class Calls:
@@ -85,34 +84,13 @@ async def test_reading_bytecode_and_hidden_files_are_no_change(folder: Path) -> 
         assert calls.count == 0
 
 
-@pytest.mark.parametrize(("path", "expected"), [("a.py", True), (".x/a.py", False), ("__pycache__/a", False), ("a.pyc", False), ("", True)])
-def test_hints_are_filtered_by_the_part_of_the_path_below_the_folder(path: str, expected: bool) -> None:
-    folder = Path("/home/.hidden/functions")
-    assert matters(folder, str(folder / path)) is expected
-    assert not matters(folder, "/elsewhere/a.py")
-
-
-def broken(error: OSError) -> Callable[[], object]:
-    def observer() -> object:
-        raise error
-
-    return observer
-
-
-async def test_without_notifications_scans_alone_find_the_change_and_the_log_names_the_sysctl(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(watch, "Observer", broken(OSError(28, "inotify watch limit reached")))
-    with caplog.at_level(logging.WARNING):
-        async with watching(folder, every=0.05) as calls:
-            (folder / "a.py").write_text("A = 2\n")
-            await calls.next()
-    assert "fs.inotify.max_user_watches" in caplog.text
-    assert "inotify watch limit reached" in caplog.text
+def deaf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no notification come through, as on a network file system or when the queue of the system overflows."""
+    monkeypatch.setattr(Hints, "follow", lambda *_: None)
 
 
 async def test_a_scan_finds_a_save_of_the_same_size_and_modification_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "Observer", broken(OSError(28, "limit")))
+    deaf(monkeypatch)
     before = (folder / "a.py").stat()
     async with watching(folder, every=0.05) as calls:
         (folder / "a.py").write_text("A = 2\n")
@@ -167,3 +145,99 @@ async def test_a_call_that_raises_does_not_end_the_watching(folder: Path, caplog
         called.clear()
     watcher.stop()
     assert "watching goes on" in caplog.text
+
+
+async def test_whatever_goes_wrong_in_a_look_the_watching_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    deaf(monkeypatch)
+    wrong: list[Exception] = [OSError(5, "gone"), RuntimeError("unheard of")]
+
+    def look(*arguments: object) -> object:
+        if wrong:
+            raise wrong.pop()
+        return scan(*arguments)  # type: ignore[arg-type]
+
+    async with watching(folder, every=0.02) as calls:
+        monkeypatch.setattr("runtime.loading.watch.scan", look)
+        (folder / "a.py").write_text("A = 22\n")
+        await calls.next()
+    assert "unheard of" in caplog.text
+    assert "the files cannot be looked at, and are again in 0.02 s: [Errno 5] gone" in caplog.text
+
+
+def test_a_young_file_is_told_by_its_content_and_an_old_one_is_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = 10**18
+    now = [at + 1]
+    monkeypatch.setattr("runtime.loading.watch.file_signature", lambda _: (at, at, 6, 1))
+    monkeypatch.setattr("time.time_ns", lambda: now[0])
+    first = scan([folder], {})
+    (folder / "a.py").write_text("A = 2\n")
+    now[0] = at + int(YOUNG * 2e9)
+    second = scan([folder], first)
+    assert has_changed(second, first), "saved again within a tick of the clock of the file system, and looked at once more"
+    (folder / "a.py").write_text("A = 3\n")
+    assert scan([folder], second) == second, "no file system is that coarse"
+
+
+async def test_a_touch_is_told_and_left_to_the_loader(folder: Path) -> None:
+    async with watching(folder, every=60) as calls:
+        os.utime(folder / "a.py", (1, 1))
+        await calls.next()
+
+
+@pytest.mark.parametrize("notified", [True, False])
+async def test_files_that_are_copied_with_their_times_are_told(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, notified: bool
+) -> None:
+    if not notified:
+        deaf(monkeypatch)
+    other = tmp_path / "other.py"
+    other.write_text("A = 2\n")
+    for file in (other, folder / "a.py"):
+        os.utime(file, (1_000_000_000, 1_000_000_000))
+    async with watching(folder, every=60 if notified else 0.05) as calls:
+        shutil.copy2(other, folder / "a.py")
+        await calls.next()
+
+
+async def test_the_swap_that_kubernetes_does_is_told_by_a_hint(tmp_path: Path) -> None:
+    folder = tmp_path / "functions"
+    for name in ("..one", "..two"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "a.py").write_text(name)
+    (folder / "..data").symlink_to("..one")
+    (folder / "a.py").symlink_to("..data/a.py")
+    async with watching(folder, every=60) as calls:
+        (folder / "..data_tmp").symlink_to("..two")
+        (folder / "..data_tmp").replace(folder / "..data")
+        await calls.next()
+        shutil.rmtree(folder / "..one")
+
+
+async def test_the_target_of_a_link_outside_the_folder_is_looked_at(tmp_path: Path, folder: Path) -> None:
+    shared = tmp_path / "shared.py"
+    shared.write_text("A = 1\n")
+    (folder / "linked.py").symlink_to(shared)
+    async with watching(folder, every=0.05) as calls:
+        shared.write_text("A = 22\n")
+        await calls.next()
+
+
+@pytest.mark.parametrize("notified", [True, False])
+async def test_a_folder_swapped_by_rename_is_told_and_followed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, notified: bool
+) -> None:
+    if not notified:
+        deaf(monkeypatch)
+    (tmp_path / "next").mkdir()
+    (tmp_path / "next" / "a.py").write_text("A = 2\n")
+    async with watching(folder, every=0.05) as calls:
+        folder.rename(tmp_path / "last")
+        (tmp_path / "next").rename(folder)
+        await calls.next()
+        (folder / "b.py").write_text("B = 1\n")
+        await calls.next()
+        (tmp_path / "last" / "a.py").write_text("A = 3\n")
+        await asyncio.sleep(0.2)
+        assert calls.count in (2, 3), "the rename may be told in its two steps, the old folder not at all"
