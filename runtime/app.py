@@ -14,12 +14,15 @@ from runtime.errors import ConfigError, Fault, JournalError
 from runtime.inlet import HostInlet
 from runtime.journal.memory import MemoryJournal
 from runtime.loading.generation import Generation, sink_specs
+from runtime.loading.kept import Kept
 from runtime.loading.loader import Loader
 from runtime.loading.watch import Watcher
+from runtime.parts import make_parts
 from runtime.plugins import Plugins, load_plugins
+from runtime.reconfigure import Reconfigurer
 from runtime.records import RUNNING
 from runtime.settings import Settings, SourceSettings
-from runtime.supervisor import Supervisor
+from runtime.sources import Sources
 from runtime.toml import place_of
 
 log = logging.getLogger("runtime")
@@ -54,7 +57,8 @@ class App:
     """A runtime in this process: plugins, functions, sources and sinks around one engine.
 
     `clock` and `journal` take the place of those that the settings mean; `starts` tells which sources are started,
-    `watch` whether functions are loaded again when they are saved.
+    `watch` whether functions, plugins and the configuration are loaded again when they are saved, and `reconfigured` is
+    given the settings then.
 
     Raises:
         ConfigError: a source or sink has options its plugin does not take, or no plugin offers it.
@@ -68,12 +72,12 @@ class App:
         journal: Journal | None = None,
         starts: Callable[[Source], bool] = lambda _: True,
         watch: bool = True,
+        reconfigured: Callable[[Settings], None] = lambda _: None,
     ) -> None:
-        self.settings = settings
         self.clock = clock or SystemClock()
         self.started = self.clock.monotonic()
-        self.plugins = load_plugins(settings, self.clock)
-        self.journal = journal or make_journal(settings, self.plugins, self.clock, self._on_lost)
+        plugins = load_plugins(settings, self.clock)
+        self.journal = journal or make_journal(settings, plugins, self.clock, self._on_lost)
         self.failed = asyncio.Event()  # nothing can be recorded any more: the process has to end
         self._changed = asyncio.Event()
         self._journal_fault: Fault | None = None
@@ -83,38 +87,34 @@ class App:
             settings.dispatch,
             max_backlog=settings.journal.max_backlog,
             keep=settings.journal.keep,
-            notices=self.plugins.notices,
+            notices=plugins.notices,
             ended=self._changed.set,
             lost=self._on_lost,
         )
-        self.loader = Loader(settings, self.clock, self._adopt, self.plugins.conventions())
-        self.watcher = Watcher([settings.functions_dir], self.loader.on_saved)
-        self._supervisors: list[Supervisor] = []
+        kept = Kept(settings.path.parent / ".runtime", settings.runtime.functions) if watch else None
+        self.loader = Loader(settings, self.clock, self._adopt, plugins.conventions(), kept)
+        self._sources = Sources(self.engine, self._changed.set)
+        self._reconfigurer = Reconfigurer(settings, plugins, self.engine, self._sources, starts=starts, reconfigured=reconfigured)
+        self._watchers = [
+            Watcher([settings.functions_dir], self.loader.on_saved),
+            Watcher([settings.path, settings.plugins_dir], self._reconfigurer.on_saved),
+        ]
         self._watch = watch
-        self._sources = [source for source in self._build_plugins() if starts(source)]
+        parts = make_parts(settings, plugins)
+        self._first = [source for source in parts.sources.values() if starts(source)]
+        for spec in sink_specs(settings):
+            if spec.name in parts.sinks:
+                self.engine.add_sink(spec, parts.sinks[spec.name])
 
-    def _build_plugins(self) -> list[Source]:
-        """Give the engine its sinks, and return the sources; those whose plugin is broken are left out."""
-        faults: list[Fault] = []
-        sources: list[Source] = []
-        for spec in sink_specs(self.settings):
-            try:
-                sink = self.plugins.build_sink(spec.name, self.settings.sinks[spec.name])
-            except ConfigError as error:
-                faults += error.faults
-            else:
-                if sink is not None:
-                    self.engine.add_sink(spec, sink)
-        for name, settings in self.settings.sources.items():
-            try:
-                source = self.plugins.build_source(name, settings)
-            except ConfigError as error:
-                faults += error.faults
-            else:
-                sources += [source] if source is not None else []
-        if faults:
-            raise ConfigError(faults)
-        return sources
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self._reconfigurer.settings
+
+    @property
+    def plugins(self) -> Plugins:
+        """The plugins in force."""
+        return self._reconfigurer.plugins
 
     # --- start and stop -------------------------------------------------------------------------------
 
@@ -131,35 +131,26 @@ class App:
         await self.journal.open()
         await self.loader.load()
         await self.engine.start()
-        for source in self._sources:
-            self._supervisors.append(await self._supervise(source))
-        for supervisor in self._supervisors:
-            if type(supervisor.source).address is not Source.address:
-                await supervisor.open()  # an address that is taken is told at once, not tried again
-        for supervisor in self._supervisors:
-            supervisor.start()
+        await self._sources.start(self._first, self.settings.sources)
+        self._first.clear()  # they may be replaced, and are not to be kept then
         if self._watch:
-            self.watcher.start(asyncio.get_running_loop())
+            for watcher in self._watchers:
+                watcher.start(asyncio.get_running_loop())
             self.loader.on_saved()  # for what was saved since it was loaded
-
-    async def _supervise(self, source: Source) -> Supervisor:
-        settings = self.settings.sources[source.name]
-        cursor = await self.journal.cursor(source.name)
-        wait_for_end = source.acknowledges and not self.journal.persistent
-        inlet = HostInlet(source.name, settings, self.engine, cursor=cursor, wait_for_end=wait_for_end)
-        return Supervisor(source, settings.plugin, inlet, self.clock, self._changed.set)
+            self._reconfigurer.start(self.loader)
 
     async def stop(self, grace: float | None = None) -> None:
         """Stop the sources, give running steps `grace` seconds, record what there is, and let go.
 
         Sources that are asked for results close when their callers have been answered.
         """
-        self.watcher.stop()
+        for watcher in self._watchers:
+            watcher.stop()
+        await self._reconfigurer.stop()
         await self.loader.stop()
-        closing = [asyncio.create_task(supervisor.stop()) for supervisor in self._supervisors]
+        closing = asyncio.create_task(self._sources.stop())
         await self.engine.stop(self.settings.runtime.grace if grace is None else grace)
-        if closing:
-            await asyncio.wait(closing, timeout=CLOSING)
+        await asyncio.wait({closing}, timeout=CLOSING)
         lost = 0 if self.journal.persistent else (await self.journal.counts()).open
         if lost:
             log.warning("%d waiting events are gone: the journal is in memory", lost)
@@ -169,7 +160,7 @@ class App:
         """Return when all finite sources have ended and nothing waits."""
         while True:
             self._changed.clear()
-            finite = [supervisor for supervisor in self._supervisors if supervisor.source.finite]
+            finite = [supervisor for supervisor in self._sources if supervisor.source.finite]
             if all(supervisor.state == "ended" for supervisor in finite):
                 await self.engine.outcomes.settled()
                 if not (await self.journal.counts()).open:
@@ -184,6 +175,7 @@ class App:
         self.plugins.notices.tell(
             "generation_changed", number=change.number, added=change.added, changed=change.changed, removed=change.removed
         )
+        self._reconfigurer.on_loaded()
 
     def _on_lost(self, error: JournalError) -> None:
         self._journal_fault = Fault("journal", str(error))
@@ -199,15 +191,15 @@ class App:
 
     def addresses(self) -> list[tuple[str, str]]:
         """Return where the sources listen, by name."""
-        found = [(source.name, source.address()) for source in self._sources]
+        found = [(supervisor.source.name, supervisor.source.address()) for supervisor in self._sources]
         return [(name, address) for name, address in found if address]
 
     def faults(self) -> list[Fault]:
         """Return what is wrong now: files, plugins, sources and sinks that fail."""
-        faults = [*self.loader.faults, *self.plugins.faults, *self.journal.faults]
+        faults = [*self.loader.faults, *self._reconfigurer.faults, *self.plugins.faults, *self.journal.faults]
         if self._journal_fault is not None:
             faults.append(self._journal_fault)
-        faults += [Fault(f"sources.{s.source.name}", s.detail) for s in self._supervisors if s.state == "failing"]
+        faults += [Fault(f"sources.{s.source.name}", s.detail) for s in self._sources if s.state == "failing"]
         faults += [Fault(f"sinks.{d.spec.name}", d.detail) for d in self.engine.deliveries if d.state == "failing"]
         return faults
 
@@ -235,7 +227,7 @@ class App:
 
     def sources(self) -> list[dict[str, Any]]:
         """Return how each source stands."""
-        return [self._standing(s.source.name, s.plugin, s.state, s.detail, s.inlet.events) for s in self._supervisors]
+        return [self._standing(s.source.name, s.plugin, s.state, s.detail, s.inlet.events) for s in self._sources]
 
     def sinks(self) -> list[dict[str, Any]]:
         """Return how each sink stands."""

@@ -18,6 +18,7 @@ from runtime import parameters, pattern
 from runtime.errors import Fault, JournalError
 from runtime.event import Event
 from runtime.records import DEAD, FAILED, Entry, Outcome, Shelf, Status, Step
+from runtime.resources import Lease
 from runtime.settings import JournalSettings
 from runtime.specs import FunctionSpec
 
@@ -120,6 +121,13 @@ class Source(ABC):
     async def close(self) -> None:
         """Let go of what `open` took; called once after `run`, however that ended."""
 
+    def reconfigure(self, options: Any) -> bool:  # noqa: ARG002 - for those that can
+        """Take new options while running, and return True; False: stop me, and start another with the new ones.
+
+        They are checked: another source was made of them. What is under way ends on the old ones.
+        """
+        return False
+
     def address(self) -> str | None:
         """Return where the source listens, as text for people, or None when it does not."""
         return None
@@ -159,6 +167,7 @@ class Call(parameters.Call, Protocol):
     """One attempt of a step, as an executor sees it."""
 
     function: FunctionSpec
+    resources: Lease | None
 
 
 class Executor(Protocol):
@@ -167,6 +176,7 @@ class Executor(Protocol):
     def __call__(self, call: Call) -> Awaitable[Any]:
         """Bind the parameters and return the awaitable of one call; cancelling it abandons the call.
 
+        An executor that cannot stop an abandoned call shares its lease until the call has ended.
         What a generator yields is emitted through the context of the call, and its result is None.
 
         Raises:
@@ -247,6 +257,10 @@ class Journal(ABC):
     def faults(self) -> list[Fault]:
         """What is wrong though it works."""
         return []
+
+    def reconfigure(self, settings: JournalSettings) -> bool:  # noqa: ARG002 - for those that can
+        """Take new `keep`, `max_bytes` and `dedupe` while open; return whether that was done, which is not promised."""
+        return False
 
     @abstractmethod
     async def open(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 from runtime.contracts import Clock, Executor, Journal, Sink
 from runtime.errors import JournalError
@@ -24,9 +25,11 @@ from runtime.flow.router import Router
 from runtime.flow.run import Run
 from runtime.flow.waits import REDRIVE, note
 from runtime.graph import Graph
+from runtime.keeper import Keeper
 from runtime.notices import Notices
 from runtime.records import DEAD, DISCARDED, DONE, ENDED, FAILED, QUEUED, RUNNING, Entry, Outcome, Status, is_pending
-from runtime.settings import DispatchSettings
+from runtime.resources import ResourceSpec
+from runtime.settings import DispatchSettings, JournalSettings
 from runtime.specs import SinkSpec
 from runtime.worker import Pool
 
@@ -51,10 +54,10 @@ class Engine:
     ) -> None:
         self.journal = journal
         self.clock = clock
-        self._notices = notices or Notices()
         self.deliveries: list[Delivery] = []
         self._by_sink: dict[str, Delivery] = {}
         self._pushes: dict[str, Callable[[Entry], None]] = {}
+        self._leaving: list[Delivery] = []
         self._changing: set[int] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._window = window if journal.persistent else UNBOUNDED
@@ -77,12 +80,11 @@ class Engine:
             death=lambda outcome: self.intake.death(outcome),  # noqa: PLW0108
             release=self.dispatch.release,
             recorded=self.dispatch.recorded,
-            tell=self._tell if self._notices.has("step_finished") or self._notices.has("run_finished") else None,
             ended=ended,
             lost=lost,
         )
         self.router = Router(dispatch=self.dispatch.push, deliveries=self._pushes)
-        self._admit = self._tell_accepted if self._notices.has("event_accepted") else self.router.admit
+        self._admit = self.router.admit
         self.intake = Intake(
             journal,
             clock,
@@ -103,17 +105,71 @@ class Engine:
             lost=lost,
         )
         self.threads = Threads()
+        self.keeper = Keeper(clock, self._is_wanted)
         executors: dict[str, Executor] = {"loop": call_on_loop, "thread": self.threads.call}
-        self.pool = Pool(self.dispatch, self.outcomes, self.intake, journal, clock, executors, max_hops=settings.max_hops)
+        self.pool = Pool(self.dispatch, self.outcomes, self.intake, journal, clock, executors, self.keeper, max_hops=settings.max_hops)
+        self.listen(notices or Notices())
+
+    def listen(self, notices: Notices) -> None:
+        """Tell these notices from now on; what nobody listens to costs nothing."""
+        self._notices = notices
+        self.outcomes.tell = self._tell if notices.has("step_finished") or notices.has("run_finished") else None
+        self._admit = self.intake.admit = self._tell_accepted if notices.has("event_accepted") else self.router.admit
+
+    def reconfigure(self, dispatch: DispatchSettings, journal: JournalSettings) -> None:
+        """Take new limits while running; `order` and `aging` stay as they are."""
+        self.dispatch.in_flight = dispatch.in_flight
+        self.pool.max_hops = dispatch.max_hops
+        self.intake.max_backlog = journal.max_backlog
+        self.backlog.keep = journal.keep
+        self.intake.make_room()
+        self.pool.wake()
+
+    def sinks(self) -> set[str]:
+        """Return the names of the sinks that events are delivered to."""
+        return set(self._by_sink)
 
     def add_sink(self, spec: SinkSpec, sink: Sink) -> None:
-        """Deliver events to a sink, before the engine is started."""
+        """Deliver events to a sink, from the start or, when the engine has started, from now on with what waits for it."""
         delivery = Delivery(
             spec, sink, self.clock, self.journal, delivered=self.outcomes.delivered, feed=self.backlog.feed, window=self._window
         )
         self.deliveries.append(delivery)
         self._by_sink[spec.name] = delivery
         self._pushes[spec.name] = delivery.push
+        if self._tasks:
+            delivery.resume()
+            delivery.start()
+
+    def adopt_sink(self, spec: SinkSpec) -> None:
+        """Deliver to a sink by new limits from now on."""
+        self._by_sink[spec.name].adopt(spec)
+
+    async def replace_sink(self, spec: SinkSpec, sink: Sink) -> None:
+        """Deliver to another sink in place of the one of its name, when the writes under way have ended."""
+        await self._by_sink[spec.name].replace(spec, sink)
+
+    def skip_sink(self, name: str) -> None:
+        """Skip from now on what comes for a sink, which is going to be removed."""
+        self._pushes[name] = partial(self.outcomes.removed, sink=name)
+        delivery = self._by_sink.pop(name, None)
+        if delivery is not None:
+            delivery.halt()
+            self.deliveries.remove(delivery)
+            self._leaving.append(delivery)
+
+    async def remove_sink(self, name: str) -> None:
+        """Let the writes of a sink that is skipped end, close it, and skip what waits for it.
+
+        Raises:
+            JournalError: the journal cannot be read or written.
+        """
+        for delivery in [one for one in self._leaving if one.spec.name == name]:
+            await delivery.leave()
+            self._leaving.remove(delivery)
+        await self.outcomes.settled()  # what was written does not wait any more
+        await self.backlog.let_go(name)
+        await self.outcomes.settled()
 
     def _tell_accepted(self, entry: Entry) -> None:
         self._notices.tell("event_accepted", event=entry.event)
@@ -132,6 +188,11 @@ class Engine:
         """Start runs on this graph from now on."""
         self.router.adopt(graph)
         self.dispatch.adopt(graph, generation)
+        self.keeper.adopt(graph.resources.values())
+
+    def _is_wanted(self, resource: ResourceSpec) -> bool:
+        """Return whether a run that does not only wait for a retry has yet to use a resource."""
+        return any(run.status == RUNNING and run.wants(resource) for run in self.dispatch.runs.values())
 
     async def start(self) -> None:
         """Begin to record and deliver, and take up what waits in the journal.
@@ -142,20 +203,21 @@ class Engine:
         self.dispatch.waiting = await self.journal.waiting()
         self._tasks.append(asyncio.create_task(self.outcomes.run(), name="outcomes"))
         self._tasks.append(asyncio.create_task(self.backlog.expire(), name="expire"))
+        self._tasks.append(asyncio.create_task(self.backlog.run(), name="backlog"))
         if self.journal.persistent:
             await self.backlog.resume()
-            self._tasks.append(asyncio.create_task(self.backlog.run(), name="backlog"))
             self._tasks.append(asyncio.create_task(self.backlog.watch_due(), name="due"))
         for delivery in self.deliveries:
             delivery.start()
 
     async def stop(self, grace: float) -> None:
         """Give what executes `grace` seconds to end, record it, and answer those who still wait for a result."""
-        await asyncio.gather(self.pool.stop(grace), *(delivery.close(grace) for delivery in self.deliveries))
+        await asyncio.gather(self.pool.stop(grace), *(delivery.close(grace) for delivery in [*self.deliveries, *self._leaving]))
         if self._tasks and not self._tasks[0].done():
             with suppress(JournalError):
                 await self.outcomes.settled()
         self.outcomes.refuse_callers()
+        await self.keeper.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -221,7 +283,7 @@ class Engine:
         """
         standing: dict[int, Status] = dict.fromkeys(self.outcomes.begun(), RUNNING)
         parts = [{seq: run.status for seq, run in self.dispatch.runs.items()}]
-        parts += [delivery.live() for delivery in self.deliveries]
+        parts += [delivery.live() for delivery in (*self.deliveries, *self._leaving)]
         told: dict[int, Status] = {}
         for part in parts:
             for seq, status in part.items():

@@ -1,4 +1,4 @@
-"""The hooks of a plugin: pluggy asks each `register_…` once, at start; the objects they return do the work.
+"""The hooks of a plugin: pluggy asks each `register_…` once, when it is loaded; the objects they return do the work.
 
 The others are notices: they are called on the loop when something has happened and is recorded, and must not block.
 A notice that nobody implements costs nothing; what one raises is logged.

@@ -35,11 +35,15 @@ class HostInlet:
         self.events = 0
         self.waiting = 0  # puts that wait for room
         self._engine = engine
+        self._next = 0.0
+        self._wait_for_end = wait_for_end
+        self.configure(settings)
+
+    def configure(self, settings: SourceSettings) -> None:
+        """Go by these settings from the next event on."""
         self._priority = settings.priority
         self._key = jmespath.compile(settings.key) if settings.key else None
         self._interval = 1 / settings.rate if settings.rate else 0.0
-        self._next = 0.0
-        self._wait_for_end = wait_for_end
 
     async def put(self, events: Event | Sequence[Event], *, cursor: Any = None, wait: bool = True) -> list[str]:
         """Accept events; see `Inlet.put`."""

@@ -16,11 +16,11 @@ import pluggy
 from runtime import hookspecs
 from runtime.contracts import Journal, Sink, Source
 from runtime.errors import Fault, PluginError, nearest
+from runtime.folder import PACKAGE
 from runtime.notices import Listener
 
 T = TypeVar("T")
 
-PACKAGE: Final = "runtime_project_plugins"  # the name of the project's plugins folder as a package
 ROLES: Final = {
     "register_commands": "command",
     "register_conventions": "convention",

@@ -6,30 +6,29 @@ the group `runtime.plugins` is imported only when the settings use the kind it i
 that: what nobody uses costs nothing and breaks nothing. A file replaces an installed plugin, unless it is the
 very file of that. pluggy's own entry-point loader was rejected: it stops at the first broken plugin without
 naming it. Here each is imported and asked by itself, and a fault stops only what uses the plugin.
+
+To load again is to make another host, which is given the one before: what a file that has not changed has answered is
+kept, with its classes. A file that has become faulty goes on as it was.
 """
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import logging
-import sys
-from collections.abc import Callable, Mapping
-from importlib.machinery import FileFinder, ModuleSpec, SourceFileLoader
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pluggy
 
-from runtime import hookspecs
+from runtime import folder, hookspecs
 from runtime.contracts import Clock, Journal, Sink, Source
 from runtime.errors import ConfigError, Fault, nearest
 from runtime.loading.importer import Convention
 from runtime.notices import Notices
-from runtime.offers import PACKAGE, ROLES, Answer, Offer, Origin, ask, told
+from runtime.offers import ROLES, Answer, Offer, Origin, ask, told
 from runtime.options import read_options
 from runtime.settings import BUILT_IN, Settings, SinkSettings, SourceSettings
 from runtime.toml import place_of
@@ -42,23 +41,24 @@ log = logging.getLogger("runtime.plugins")
 GROUP = "runtime.plugins"
 
 
-def load_plugins(settings: Settings, clock: Clock) -> Plugins:
+def load_plugins(settings: Settings, clock: Clock, before: Plugins | None = None) -> Plugins:
     """Import and ask the plugins of the folder, and those installed ones that the settings use; faults are kept."""
-    plugins = load_folder(settings, clock)
+    plugins = load_folder(settings, clock, before)
     for kind in sorted(_used(settings) | plugins.kinds()):
         plugins.add_installed(kind)
+    plugins.settle()
     return plugins
 
 
-def load_folder(settings: Settings, clock: Clock) -> Plugins:
+def load_folder(settings: Settings, clock: Clock, before: Plugins | None = None) -> Plugins:
     """Import and ask the plugins of the folder alone; faults are kept."""
-    plugins = Plugins(settings, clock)
-    folder = settings.plugins_dir.absolute()
-    _make_package(folder)
+    plugins = Plugins(settings, clock, before)
+    path = settings.plugins_dir.absolute()
+    folder.make_package(path, plugins.unchanged())
     used = _used(settings)
-    for path in sorted(folder.glob("*.py")):
-        if not path.name.startswith(("_", ".", "#")) and (path.stem in used or plugins.twin_of(path) is None):
-            plugins.add_file(path)
+    for file in sorted(path.glob("*.py")):
+        if not file.name.startswith(("_", ".", "#")) and (file.stem in used or plugins.twin_of(file) is None):
+            plugins.add_file(file)
     return plugins
 
 
@@ -67,18 +67,33 @@ def _used(settings: Settings) -> set[str]:
     return {part.plugin for table in (settings.sources, settings.sinks) for part in table.values()} | {settings.journal.scheme}
 
 
-class Plugins:
-    """What plugins offer; `faults` tells what is wrong with them, and what does not run because of that."""
+class Taken(msgspec.Struct, frozen=True):
+    """What a plugin has answered, and the mark of its file then; None when it is to be asked again."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    mark: bytes | None
+    answer: Answer
+
+
+class Plugins:
+    """What plugins offer; `faults` tells what is wrong with them, and what does not run because of that.
+
+    `before` is the host that this one is to take the place of, `news` the files of the folder that differ from then.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock, before: Plugins | None = None) -> None:
         self._clock = clock
         self.faults: list[Fault] = []
         self.notices = Notices()
+        self.news: list[str] = []
         self._config = settings.path.name
         self._base = settings.path.parent
         self._folder = settings.plugins_dir.name
         self._offers: dict[tuple[str, str], Offer] = {}
         self._suspects: dict[str, str] = {}  # the place of the first fault of a file, by its stem: it may have offered anything
+        self._marks = folder.read_marks(settings.plugins_dir.absolute())
+        self._before = before
+        self._files: dict[str, Taken] = {}  # by stem
+        self._packages: dict[str, Answer] = {}  # by kind
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._installed: dict[str, dict[str, EntryPoint]] = {}
@@ -142,31 +157,68 @@ class Plugins:
         """Return the installed plugin that a file of the folder is, if it is the very file of one of its name."""
         return next((entry for entry in self._installed.get(path.stem, {}).values() if _is_file_of(entry, path)), None)
 
+    def part(self, role: str, kind: str) -> Any:
+        """Return what is offered under a name in a role; None when nothing that works is."""
+        offer = self._offers.get((role, kind))
+        return offer.part if offer else None
+
+    def unchanged(self) -> set[str]:
+        """Return the names of the folder's files that are as they were before, with all that they import there."""
+        marks = self._before._marks if self._before else {}  # noqa: SLF001 - of its own kind
+        files = self._before._files if self._before else {}  # noqa: SLF001
+        same = {name for name, mark in self._marks.items() if marks.get(name) == mark}
+        return {name for name in same if name not in files or files[name].mark is not None}
+
+    def settle(self) -> None:
+        """Let the host before this one go, and note the files of the folder that have come, gone or were imported anew."""
+        before = self._before._files if self._before else {}  # noqa: SLF001 - of its own kind
+        new = {stem for stem, taken in self._files.items() if taken.mark is not None and taken is not before.get(stem)}
+        self.news = [f"{self._folder}/{stem}.py" for stem in sorted(new | before.keys() - self._files.keys())]
+        self._before = None
+
     def add_file(self, path: Path) -> None:
-        """Import a file of the folder and take what it offers."""
-        origin = Origin(f"{self._folder}/{path.name}", str(path), _extra_of(self.twin_of(path)))
-        answer = self._ask(origin, lambda: importlib.import_module(f"{PACKAGE}.{path.stem}"))
-        self._add(answer.faults)
-        if answer.faults:
-            self._suspects[path.stem] = answer.faults[0].where
-        for offer in answer.offers:
+        """Take what a file of the folder offers; import and ask it, unless it is unchanged."""
+        stem = path.stem
+        taken = self._before._files.get(stem) if self._before else None  # noqa: SLF001 - of its own kind
+        if taken is None or taken.mark is None or taken.mark != self._marks.get(stem):
+            taken = self._taken(path, taken)
+        self._files[stem] = taken
+        for offer in self._heard(taken.answer).offers:
             first = self._offers.setdefault((offer.role, offer.kind), offer)
             if first is not offer:
                 message = f'offers the {offer.role} "{offer.kind}", and so does {first.where}; rename one of them'
                 self._add([Fault(offer.where, message)])
                 self._offers[offer.role, offer.kind] = msgspec.structs.replace(offer, part=None)
 
+    def _taken(self, path: Path, before: Taken | None) -> Taken:
+        """Import and ask a file; one that was good before and is faulty now goes on as it was."""
+        origin = Origin(f"{self._folder}/{path.name}", str(path), _extra_of(self.twin_of(path)))
+        answer = ask(self._manager, lambda: folder.import_file(path), origin)
+        if not answer.faults:
+            return Taken(self._marks.get(path.stem), answer)
+        self._add(answer.faults)
+        self._suspects[path.stem] = answer.faults[0].where
+        return Taken(None, answer if before is None or before.answer.faults else before.answer)
+
+    def _heard(self, answer: Answer) -> Answer:
+        """Let an answer's listeners be told notices."""
+        for name, where, listener in answer.listeners:
+            self.notices.add(name, listener, where)
+        return answer
+
     def add_installed(self, kind: str) -> None:
         """Import the installed plugin of a kind and take what it offers, unless a file offers that or seems meant to."""
         entries = list(self._installed.get(kind, {}).values())
         replacing = [offer for offer in self._offers.values() if offer.kind == kind]
         if replacing:
-            for entry in entries:
+            for entry in entries if self._before is None else ():
                 _tell_replaced(replacing[0], entry)
             return
         if not entries or kind in self._suspects:
             return
-        answer = self._ask_installed(kind, entries)
+        known = self._before._packages.get(kind) if self._before else None  # noqa: SLF001 - of its own kind
+        answer = self._heard(self._ask_installed(kind, entries) if known is None or known.faults else known)
+        self._packages[kind] = answer
         self._add(answer.faults)
         self._offers.update({(offer.role, kind): offer for offer in answer.offers})
         if answer.faults:
@@ -184,18 +236,12 @@ class Plugins:
         if len(entries) > 1:
             return Answer(faults=[Fault(titles[0], f'offers the kind "{kind}", and so does {titles[1]}; uninstall one of them')])
         file = file_of(entries[0])
-        answer = self._ask(Origin(file or titles[0], file, _extra_of(entries[0])), entries[0].load)
+        answer = ask(self._manager, entries[0].load, Origin(file or titles[0], file, _extra_of(entries[0])))
         offers = [offer for offer in answer.offers if offer.kind == kind]
         if offers or answer.faults:
-            return Answer(offers, faults=answer.faults)
+            return Answer(offers, answer.listeners, answer.faults)
         message = f'expected it to offer something called "{kind}", as its entry point is, found nothing; rename one of them'
-        return Answer(faults=[Fault(titles[0], message)])
-
-    def _ask(self, origin: Origin, load: Callable[[], object]) -> Answer:
-        answer = ask(self._manager, load, origin)
-        for name, where, listener in answer.listeners:
-            self.notices.add(name, listener, where)
-        return answer
+        return Answer(listeners=answer.listeners, faults=[Fault(titles[0], message)])
 
     def _build(self, role: str, name: str, kind: str, options: Mapping[str, Any]) -> Any:
         path = (f"{role}s", name)
@@ -257,23 +303,3 @@ def _tell_replaced(offer: Offer, entry: EntryPoint) -> None:
     """Log that a file replaces an installed plugin; they may also be one file, met twice."""
     if not _is_file_of(entry, Path(offer.file)):
         log.info('%s replaces the installed plugin "%s", %s', offer.where, offer.kind, title_of(entry))
-
-
-class _Loader(SourceFileLoader):
-    """Compiles each time: cached bytecode goes by whole seconds and size, and after two quick saves is the old code."""
-
-    def get_code(self, fullname: str) -> CodeType:
-        """Return the code of the text as it is now."""
-        path = self.get_filename(fullname)
-        code: CodeType = self.source_to_code(self.get_data(path), path)
-        return code
-
-
-def _make_package(folder: Path) -> None:
-    """Make an empty package of the folder, so that its files can import helpers beside them."""
-    for name in [name for name in sys.modules if name == PACKAGE or name.startswith(f"{PACKAGE}.")]:
-        del sys.modules[name]
-    spec = ModuleSpec(PACKAGE, None, is_package=True)
-    spec.submodule_search_locations = [str(folder)]
-    sys.modules[PACKAGE] = importlib.util.module_from_spec(spec)
-    sys.path_importer_cache[str(folder)] = FileFinder(str(folder), (_Loader, [".py"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from runtime.contracts import Clock, Source
 from runtime.flow.failure import jittered
@@ -50,6 +51,19 @@ class Supervisor:
         """
         await self.source.open()
         self._open = True
+
+    def reconfigure(self, options: Any) -> bool:
+        """Hand new options to the source, if it runs; return whether it goes on with them."""
+        if self._state != "running":
+            return False
+        try:
+            takes = self.source.reconfigure(options)
+        except Exception:
+            log.exception('source "%s" failed to take new options, and is started anew', self.source.name)
+            return False
+        if takes:
+            self.source.options = options
+        return takes
 
     def start(self) -> None:
         """Run the source in a task of its own."""

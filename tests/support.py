@@ -19,42 +19,51 @@ from runtime.inlet import HostInlet
 from runtime.journal.memory import MemoryJournal
 from runtime.notices import Notices
 from runtime.records import Entry
+from runtime.resources import make_resources
 from runtime.settings import DispatchSettings, SourceSettings
 from runtime.specs import FunctionSpec, SinkSpec, make_function
 from runtime.testing import VirtualClock
 
 
-def specs_of(declarations: list[Declaration], overrides: Mapping[str, Mapping[str, Any]] | None = None) -> list[FunctionSpec] | list[Fault]:
-    """Return the checked functions of declarations, or their faults."""
+def built(
+    declarations: list[Declaration],
+    sinks: Sequence[SinkSpec] = (),
+    tables: Mapping[str, Mapping[str, Any]] | None = None,
+    previous: Graph | None = None,
+) -> Graph | list[Fault]:
+    """Return the graph of declarations, or their faults; `tables` are those of resources."""
+    placed = [(declaration, "functions/test.py", 10 * (number + 1)) for number, declaration in enumerate(declarations)]
+    resources, faults = make_resources([one for one in placed if one[0].is_resource], tables or {}, previous.resources if previous else {})
     functions: list[FunctionSpec] = []
-    faults: list[Fault] = []
-    for number, declaration in enumerate(declarations):
-        made = make_function(declaration, "functions/test.py", 10 * (number + 1), 1, overrides or {})
+    for declaration, file, line in placed:
+        if declaration.is_resource:
+            continue
+        made = make_function(declaration, file, line, 1, {}, resources)
         if isinstance(made, list):
             faults += made
         else:
             functions.append(made)
-    return faults or functions
+    return faults or build_graph(functions, sinks, [one for one in resources.values() if one is not None])
 
 
 def faults_of(declare: Callable[[], object]) -> list[str]:
     """Return the faults of the functions that `declare` declares, and of their graph, as text."""
     with collecting() as declarations:
         declare()
-    functions = specs_of(declarations)
-    if functions and isinstance(functions[0], Fault):
-        return [str(fault) for fault in functions]
-    graph = build_graph(functions)  # type: ignore[arg-type]
+    graph = built(declarations)
     return [] if isinstance(graph, Graph) else [str(fault) for fault in graph]
 
 
-def graph_of(declare: Callable[[], object], sinks: list[SinkSpec] | None = None) -> Graph:
-    """Return the graph of the functions that `declare` declares."""
+def graph_of(
+    declare: Callable[[], object],
+    sinks: Sequence[SinkSpec] = (),
+    tables: Mapping[str, Mapping[str, Any]] | None = None,
+    previous: Graph | None = None,
+) -> Graph:
+    """Return the graph of the functions that `declare` declares; `tables` are those of resources."""
     with collecting() as declarations:
         declare()
-    functions = specs_of(declarations)
-    assert all(isinstance(function, FunctionSpec) for function in functions), functions
-    graph = build_graph(functions, sinks or [])  # type: ignore[arg-type]
+    graph = built(declarations, sinks, tables, previous)
     assert isinstance(graph, Graph), graph
     return graph
 

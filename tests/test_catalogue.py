@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runtime.catalogue import Kind, list_kinds
-from runtime.offers import PACKAGE
+from runtime.folder import PACKAGE
 from runtime.settings import Settings, SourceSettings
 from runtime.testing import VirtualClock
 

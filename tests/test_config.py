@@ -19,13 +19,14 @@ from runtime.settings import (
     FunctionSettings,
     JournalSettings,
     LogSettings,
+    ResourceSettings,
     RuntimeSettings,
     Settings,
     SinkSettings,
     SourceSettings,
 )
 
-TABLES = "[runtime], [log], [journal], [dispatch], [sources], [sinks], [functions], [admin]"
+TABLES = "[runtime], [log], [journal], [dispatch], [sources], [sinks], [functions], [resources], [admin]"
 LISTEN = 'expected HOST:PORT with a port of 0 … 65535, as in "127.0.0.1:8080" or "[::1]:8080"'
 
 EXAMPLE = """
@@ -84,6 +85,10 @@ batch_wait = 0
 concurrency = 4
 settings  = { currency = "EUR" }
 
+[resources.payments]
+token     = "${ADMIN_TOKEN:-none}"
+pool      = { size = 4 }
+
 [admin]
 listen    = "127.0.0.1:8090"
 token     = "${ADMIN_TOKEN:-}"
@@ -132,6 +137,7 @@ def test_every_key_of_the_contract_is_accepted_and_the_written_defaults_are_the_
     assert settings.sinks["audit"].options == {"path": "out/audit.jsonl"}
     assert settings.sinks["audit"].batch_wait == 0.0
     assert settings.functions == {"charge": FunctionSettings(overrides={"concurrency": 4}, settings={"currency": "EUR"})}
+    assert settings.resources == {"payments": ResourceSettings(options={"token": "none", "pool": {"size": 4}})}
 
 
 def test_a_sources_table_without_entries_means_no_source(project: Path) -> None:

@@ -21,21 +21,21 @@ FLOORS = [
     ["errors", "event", "pattern", "threads", "toml"],
     ["codec"],
     ["cloudevents", "records", "function"],
-    ["parameters", "example"],
-    ["specs"],
-    ["options", "placeholders", "settings", "describe"],
+    ["parameters", "example", "settings"],
+    ["specs", "resources"],
+    ["options", "placeholders", "describe"],
     ["contracts", "graph", "config"],
     ["clock", "hookspecs", "notices", "web"],
     ["loading"],
-    ["offers"],
-    ["plugins", "catalogue", "schema"],
+    ["folder", "offers"],
+    ["plugins", "catalogue", "schema", "parts", "changes"],
     ["journal"],
     ["executors"],
     ["flow"],
-    ["worker"],
+    ["worker", "keeper"],
     ["engine"],
     ["inlet"],
-    ["supervisor", "invoke", "check"],
+    ["supervisor", "sources", "reconfigure", "invoke", "check"],
     ["app"],
     ["admin"],
     ["testing"],
@@ -141,6 +141,10 @@ UNTESTED = {
     "runtime.records": "the journal suite is about nothing else",
     "runtime.specs": "tests/test_function.py: the options are what it checks",
     "runtime.hookspecs": "tests/test_plugins.py asks every hook",
+    "runtime.folder": "tests/test_reconfigure.py: what is imported anew, and what is kept",
+    "runtime.changes": "tests/test_reconfigure.py",
+    "runtime.parts": "tests/test_app.py and tests/test_reconfigure.py",
+    "runtime.sources": "tests/test_app.py and tests/test_reconfigure.py",
     "runtime.offers": "tests/test_plugins.py: what is wrong with a plugin",
     "runtime.contracts": "the suites in runtime.testing are about nothing else",
     "runtime.threads": "tests/executors/test_thread.py",
@@ -155,6 +159,10 @@ UNTESTED = {
     "runtime.flow.outcomes": "tests/test_worker.py",
     "runtime.flow.failure": "tests/test_worker.py: retries and their delays",
     "runtime.loading.generation": "tests/loading/test_loader.py",
+    "runtime.loading.files": "tests/loading/test_importer.py: which files there are",
+    "runtime.loading.units": "tests/loading/test_importer.py",
+    "runtime.loading.modules": "tests/loading/test_importer.py",
+    "runtime.loading.stage": "tests/loading/test_importer.py: what sys.modules and tracebacks show",
     "runtime.admin.shapes": "tests/admin/test_api.py: the shapes are its answers",
     "runtime.admin.listing": "tests/admin/test_api.py",
     "runtime.admin.problems": "tests/admin/test_api.py",
@@ -177,12 +185,12 @@ def test_every_module_has_a_test_file_or_a_reason() -> None:
         assert (test is not None and test.exists()) or module in UNTESTED, (
             f"{module} has no tests/{'/'.join(parts[:-1])}/test_{parts[-1]}.py"
         )
-    for path in (ROOT / "plugins").glob("*.py"):
+    for path in (ROOT / "plugins").glob("[!_]*.py"):
         assert (ROOT / "tests" / "plugins" / f"test_{path.name}").exists(), f"plugins/{path.name} has no test file"
 
 
 def test_modules_and_functions_stay_readable() -> None:
-    longest = {"runtime.loading.importer": 655, "runtime.flow.dispatch": 440}  # one mechanism each, told in its essay
+    longest = {"runtime.flow.dispatch": 440}  # one mechanism each, told in its essay
     for module, path in MODULES.items():
         text = path.read_text()
         assert text.count("\n") <= longest.get(module, 400), f"{module} is too long"

@@ -106,5 +106,5 @@ async def test_a_listener_that_raises_is_named_and_harms_nobody(caplog: pytest.L
 
 async def test_where_nobody_listens_nothing_is_called() -> None:
     async with Bench(declare, notices=Notices()) as bench:
-        assert bench.engine.intake._admit == bench.engine.router.admit
-        assert bench.engine.outcomes._tell is None
+        assert bench.engine.intake.admit == bench.engine.router.admit
+        assert bench.engine.outcomes.tell is None

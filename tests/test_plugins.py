@@ -15,7 +15,7 @@ from runtime.app import App
 from runtime.check import check
 from runtime.contracts import Source
 from runtime.errors import ConfigError
-from runtime.offers import PACKAGE
+from runtime.folder import PACKAGE
 from runtime.plugins import GROUP, Plugins, load_plugins
 from runtime.settings import JournalSettings, Settings, SinkSettings, SourceSettings
 from runtime.testing import VirtualClock

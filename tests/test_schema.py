@@ -10,7 +10,7 @@ import pytest
 import tomli
 from jsonschema import Draft202012Validator
 from test_config import EXAMPLE
-from test_docs import FILE, PAGES, blocks
+from test_docs import FILE, PAGES, TUTORIALS, blocks
 
 from runtime import config
 from runtime.catalogue import list_kinds
@@ -22,7 +22,10 @@ from runtime.testing import VirtualClock
 ROOT = Path(__file__).resolve().parent.parent
 
 PAYMENT = """
-from runtime import function
+from runtime import function, resource
+
+@resource
+def ledger(settings): ...
 
 @function(on="order.placed")
 def charge(data): ...
@@ -114,7 +117,7 @@ def test_the_schema_takes_the_configuration_of_the_sample_system_and_the_whole_c
     assert refused(schema, EXAMPLE.replace('"cron"', '"probe"').replace("schedule ", "from ").partition("timezone")[0]) == []
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "toml")])
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in TUTORIALS and blocks(page, "toml")])
 def test_the_schema_takes_every_configuration_of_the_docs(page: str, tmp_path: Path) -> None:
     (tmp_path / "plugins").mkdir()
     for text in blocks(page, "python"):
@@ -167,6 +170,7 @@ TAKEN = [
     FUNCTION + 'on = "a"\nretries = 0\nbackoff = 0\nbackoff_max = 0\ntimeout = 0.1\nconcurrency = 1\nrate = 0.1\nmax_emits = 1',
     FUNCTION + 'on = ["a", "b.*"]\nemits = "c"\nretries = "${UNSET:-1}"\nrate = "${UNSET:-1}"\nafter = []',
     FUNCTION + "isolate = false\nbatch = 1\nbatch_wait = 0.05",
+    '[resources]\n[resources.ledger]\nsize = "${UNSET:-3}"\nhosts = ["a", 2]\ndeep = { any = [{ key = true }] }',
 ]
 
 
@@ -195,6 +199,7 @@ def test_the_examples_of_all_kinds_are_taken(project: Path, schema: dict[str, An
         "grace = 3",
         "[sorces.a]",
         "runtime = 3",
+        "resources.ledger = 3",
         "[runtime]\ngrase = 3",
         '[runtime]\ngrace = "30"',
         "[runtime]\ngrace = -1",

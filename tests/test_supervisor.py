@@ -258,3 +258,31 @@ async def test_a_source_is_paused_while_the_runtime_is_full_and_runs_again_when_
         await bench.settled()
         assert (supervisor.state, supervisor.detail) == ("running", "")
         await supervisor.stop()
+
+
+class Obliging(Scripted):
+    """Takes new options while it runs, raises when they are an error, and refuses None."""
+
+    def reconfigure(self, options: object) -> bool:
+        if isinstance(options, Exception):
+            raise options
+        return options is not None
+
+
+async def test_a_source_is_handed_new_options_while_it_runs_and_is_otherwise_to_be_started_anew(caplog: pytest.LogCaptureFixture) -> None:
+    async with Bench(nothing) as bench:
+        source = Obliging(bench, for_ever)
+        supervisor = supervise(bench, source)
+        assert not supervisor.reconfigure("too early")
+        await bench.settled()
+        assert supervisor.reconfigure("new")
+        assert source.options == "new"
+        assert not supervisor.reconfigure(None)
+        assert not supervisor.reconfigure(ValueError("never"))
+        assert source.options == "new"
+        assert 'source "script" failed to take new options, and is started anew' in caplog.text
+        await supervisor.stop()
+        plain = supervise(bench, Scripted(bench, for_ever))
+        await bench.settled()
+        assert not plain.reconfigure("new")
+        await plain.stop()

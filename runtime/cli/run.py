@@ -81,8 +81,9 @@ async def serve(settings: Settings, *, once: bool) -> int:
     """Run until a signal (or, with `once`, until nothing is left to do) and return the exit code."""
     from runtime.admin.server import make_server  # noqa: PLC0415 - see runtime.cli
     from runtime.app import App  # noqa: PLC0415
+    from runtime.cli import logs  # noqa: PLC0415
 
-    app = App(settings)
+    app = App(settings, reconfigured=lambda new: logs.set_up(new.log.level, new.log.format))
     admin = make_server(app)
     stopping = asyncio.Event()
     _listen_for_signals(stopping, app)

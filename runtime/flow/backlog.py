@@ -86,7 +86,7 @@ class Backlog:
         self._is_configured = is_configured
         self._removed = removed
         self._end = end
-        self._keep = keep
+        self.keep = keep
         self._lost = lost
         self._wishes: asyncio.Queue[tuple[Shelf, int]] = asyncio.Queue()
 
@@ -108,7 +108,7 @@ class Backlog:
             elif shelf.name in self._deliveries:
                 self._deliveries[shelf.name].resume()
             elif not self._is_configured(shelf.name):  # otherwise its plugin is broken, and what waits for it goes on waiting
-                await self._let_go(shelf)
+                await self.let_go(shelf.name)
         after = 0
         while entries := await self._journal.read(Shelf("begun"), after=after, limit=CHUNK):
             after = entries[-1].seq
@@ -124,12 +124,17 @@ class Backlog:
             self._end(entry, DEAD, "killed the process")
         return True
 
-    async def _let_go(self, shelf: Shelf) -> None:
+    async def let_go(self, sink: str) -> None:
+        """Skip what waits for a sink that is not configured any more.
+
+        Raises:
+            JournalError: the journal cannot be read.
+        """
         after = 0
-        while entries := await self._journal.read(shelf, after=after, limit=CHUNK):
+        while entries := await self._journal.read(Shelf("sink", sink), after=after, limit=CHUNK):
             after = entries[-1].seq
             for entry in entries:
-                self._removed(entry, shelf.name)
+                self._removed(entry, sink)
 
     async def run(self) -> None:
         """Read what is wished for, until cancelled."""
@@ -155,7 +160,7 @@ class Backlog:
         more = len(entries) == CHUNK
         if shelf.kind == "lane":
             self._dispatch.fill_lane(shelf, entries, more=more)
-        else:
+        elif shelf.name in self._deliveries:  # otherwise the sink was removed meanwhile
             well = [entry for entry in entries if not self._quarantined(entry)]
             self._deliveries[shelf.name].fill(well, more=more)
 
@@ -163,7 +168,7 @@ class Backlog:
         """End what has waited too long for functions that were removed, until cancelled."""
         while True:
             await self._clock.sleep(AHEAD)
-            while expired := self._dispatch.expire(self._clock.time() - self._keep):
+            while expired := self._dispatch.expire(self._clock.time() - self.keep):
                 for entry in expired:
                     self._end(entry, DEAD, "no function")
                     self._dispatch.release(entry)

@@ -78,6 +78,8 @@ class Delivery:
         self._busy: dict[str, deque[tuple[Entry, float]]] = {}
         self._attempts: dict[int, int] = {}
         self._writes: set[Write] = set()
+        self._quiet = asyncio.Event()  # nothing is being written
+        self._quiet.set()
         self._closing = False
         self._cancelled = False
         self._opening: asyncio.Task[None] | None = None
@@ -110,6 +112,46 @@ class Delivery:
         self._is_open = True
         self._write_more()
 
+    def adopt(self, spec: SinkSpec) -> None:
+        """Go by new limits from now on."""
+        self.spec = spec
+        self._write_more()
+
+    async def replace(self, spec: SinkSpec, sink: Sink) -> None:
+        """Go on with another sink, queue and all: it is opened when the writes under way have ended and the present one is closed."""
+        self.spec = spec
+        await self._retire()
+        self.sink = sink
+        self.state, self.detail = "connecting", ""
+        if not self._closing:
+            self.start()
+
+    def halt(self) -> None:
+        """Start no further writes, for good."""
+        self._closing = True
+
+    async def leave(self) -> None:
+        """Close the sink of a delivery that was halted, when the writes under way have ended."""
+        await self._retire()
+
+    async def _retire(self) -> None:
+        """Return when the writes under way have ended, for which they have their timeout, and the sink is closed."""
+        was_open, self._is_open = self._is_open, False
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait({self._opening}, timeout=STUBBORN)
+        await self._quiet.wait()
+        opening, self._opening = self._opening, None
+        if opening is None or not was_open:
+            return
+        closing = asyncio.create_task(self.sink.close(), name=f"sink {self.spec.name}")
+        await asyncio.wait({closing}, timeout=STUBBORN)
+        self._tell_closing(closing)
+
+    def _tell_closing(self, closing: asyncio.Task[None]) -> None:
+        if closing.done() and not closing.cancelled() and closing.exception() is not None:
+            log.warning('sink "%s" failed to close: %r', self.spec.name, closing.exception())
+
     async def close(self, grace: float = 0.0) -> None:
         """Give writes under way `grace` seconds, start no others, and close the sink; what swallows its end is left behind."""
         self._closing = True
@@ -123,8 +165,7 @@ class Delivery:
         for task in (*tasks, self._opening):
             task.cancel()
         await asyncio.wait({*tasks, self._opening, closing}, timeout=STUBBORN)
-        if closing.done() and not closing.cancelled() and closing.exception() is not None:
-            log.warning('sink "%s" failed to close: %r', self.spec.name, closing.exception())
+        self._tell_closing(closing)
 
     # --- events come in -------------------------------------------------------------------------------
 
@@ -209,6 +250,7 @@ class Delivery:
             return
         write = Write(batch, now)
         self._writes.add(write)
+        self._quiet.clear()
         for entry in batch:
             self._mark(entry.seq)
         due = self._clock.monotonic() + self.spec.timeout
@@ -270,6 +312,8 @@ class Delivery:
         if write.timer is not None:
             write.timer.cancel()
         self._writes.discard(write)
+        if not self._writes:
+            self._quiet.set()
         named = error.failures if isinstance(error, PartialFailure) else None
         finished = self._clock.time()
         for entry in write.batch:

@@ -86,7 +86,7 @@ class Dispatch:
         self._suspect: Run | None = None
         self._suspects: deque[tuple[Run, int]] = deque()
         self._ranking = ranking
-        self._in_flight = in_flight
+        self.in_flight = in_flight
         self._wake = wake
         self._room = room
         self._graph: Graph | None = None
@@ -261,13 +261,13 @@ class Dispatch:
         """Return the next attempt, which counts as executing from now on, or None when nothing can start."""
         while self._ready:
             run, index = self._ready[0]
-            if self.executing >= self._in_flight and not run.executing:
+            if self.executing >= self.in_flight and not run.executing:
                 return None
             self._ready.popleft()
             attempt = self._begin(run, index)
             if attempt is not None:
                 return attempt
-        while self._heads and self.executing < self._in_flight:
+        while self._heads and self.executing < self.in_flight:
             rank, seq, lane = self._heads[0]
             head = lane.head()
             if head is None and lane.loading and not lane.blocked:
@@ -297,7 +297,7 @@ class Dispatch:
 
     def has_work(self) -> bool:
         """Return whether `take` is worth a try."""
-        if self.executing < self._in_flight:
+        if self.executing < self.in_flight:
             return bool(self._ready or self._heads)
         return bool(self._ready) and bool(self._ready[0][0].executing)
 
@@ -433,7 +433,7 @@ class Dispatch:
         closed = [gate.function.name for gate in lane.gates if not gate.is_open(now) or len(gate.waiting) >= FLOOD]
         if closed:
             return limit_of(*closed)
-        return "in_flight runs are executing" if self.executing >= self._in_flight else ""
+        return "in_flight runs are executing" if self.executing >= self.in_flight else ""
 
     def forget(self, run: Run) -> None:
         """Forget a run whose functions have all ended."""

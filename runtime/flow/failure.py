@@ -7,7 +7,7 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
-from runtime.errors import DataError, HopLimit, Reject, Unavailable
+from runtime.errors import DataError, Error, HopLimit, Reject, Unavailable
 from runtime.records import StepError
 from runtime.specs import StepSpec
 
@@ -73,8 +73,8 @@ def _text_of(error: BaseException) -> str:
 
 
 def _of_user(error: BaseException) -> TracebackType | None:
-    """Return the traceback from the first frame outside the runtime; all of it when there is none."""
+    """Return the traceback from the first frame outside the runtime; all of it when there is none and we meant no error."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(RUNTIME):
         trace = trace.tb_next
-    return trace or error.__traceback__
+    return trace if trace or isinstance(error, Error) else error.__traceback__

@@ -40,7 +40,7 @@ class Intake:
         self._journal = journal
         self._clock = clock
         self._route = route
-        self._admit = admit
+        self.admit = admit
         self._waiting = waiting
         self.max_backlog = max_backlog
         self._room: deque[asyncio.Future[None]] = deque()
@@ -79,7 +79,7 @@ class Intake:
         """Admit the entries that are new; called by the journal, whether or not the source still waits."""
         for entry, first in zip(entries, accepted, strict=True):
             if first is entry:
-                self._admit(entry)
+                self.admit(entry)
 
     def make_room(self) -> None:
         """Let sources go on that wait for room; called when events have left the backlog."""

@@ -72,7 +72,7 @@ class Outcomes:
         self._death = death
         self._release = release
         self._recorded = recorded
-        self._tell = tell
+        self.tell = tell
         self._ended = ended
         self._lost = lost
         self._pending: list[Noted] = []
@@ -226,8 +226,8 @@ class Outcomes:
             for future in self._callers.pop(run.entry.seq, (None, ()))[1]:
                 answer(future, run.entry, run.plan, run)
             self._release(run.entry)
-        if self._tell is not None:
-            self._tell(noted.outcome, run)
+        if self.tell is not None:
+            self.tell(noted.outcome, run)
 
     def _forget_part(self, entry: Entry) -> None:
         """Keep nothing of an event that only waits, for a sink say: there may be millions."""

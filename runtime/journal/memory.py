@@ -50,6 +50,11 @@ class MemoryJournal(Journal):
             raise ValueError('expected "memory:" and nothing behind it')
         return cls(clock, dedupe=settings.dedupe)
 
+    def reconfigure(self, settings: JournalSettings) -> bool:
+        """Take a new `dedupe`; the others mean nothing here."""
+        self._dedupe = settings.dedupe
+        return True
+
     async def open(self) -> None:
         """Do nothing: memory is always ready."""
 

@@ -795,3 +795,18 @@ async def test_a_page_of_another_site_may_not_post_to_this_machine() -> None:
             )
         own = str(served.client.base_url).rstrip("/")
         assert (await served.client.post("/events/echo", json=1, headers={"origin": own})).status_code == 202
+
+
+async def test_new_options_are_taken_while_it_serves_unless_it_is_to_listen_elsewhere() -> None:
+    async with serving({"/old": {"type": "echo"}}) as served:
+        given = {"/new": {"type": "echo", "reply": "result", "auth": {"bearer": "k"}, "cors": True}}
+        assert served.source.reconfigure(make(given, events=False, max_body=3).options)
+        assert (await served.client.post("/old", json=1)).status_code == 404
+        assert (await served.client.post("/events/echo", json=1)).status_code == 404
+        assert (await served.client.post("/new", json=1)).status_code == 401
+        known = {"authorization": "Bearer k"}
+        answer = await served.client.post("/new", json=1, headers=known)
+        assert (answer.status_code, answer.json(), answer.headers["access-control-allow-origin"]) == (200, 1, "*")
+        assert (await served.client.post("/new", json="long", headers=known)).status_code == 413
+        assert not served.source.reconfigure(make(listen="127.0.0.1:1").options)
+        assert (await served.client.post("/new", json=1, headers=known)).status_code == 200

@@ -82,6 +82,13 @@ class SqliteJournal(Journal):
         full = [Fault(self._path.name, FULL)] if self._is_open and self._thread.is_full else []
         return [*self._notes, *full]
 
+    def reconfigure(self, settings: JournalSettings) -> bool:
+        """Take new limits; see `Journal.reconfigure`."""
+        self._keep = max(settings.keep, settings.dedupe)
+        self._dedupe = settings.dedupe
+        self._max_bytes = settings.max_bytes
+        return True
+
     # --- open and close -------------------------------------------------------------------------------
 
     async def open(self) -> None:

@@ -1,0 +1,140 @@
+"""What an HTTP request says: itself, without secrets; whether it may; and the data of its body."""
+
+from __future__ import annotations
+
+import hmac
+import math
+import re
+from collections.abc import MutableMapping
+from functools import lru_cache
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+from jmespath.exceptions import JMESPathError
+
+from runtime import Problem, Request, codec
+
+from ._routes import LONGEST_WAIT, Route, Target
+
+Message = MutableMapping[str, Any]
+
+_SECRET_FIELD = re.compile(r"((access|auth|id)_)?token|api_?key|secret|password|signature", re.IGNORECASE)
+_is_secret_header = lru_cache(1024)(
+    re.compile(r"authori[sz]|authent|x-auth|cookie|token|secret|api-?key|signature|passw|credential").search
+)
+
+
+def read_request(scope: Message, parameters: dict[str, str]) -> Request:
+    """Return the request that an ASGI scope tells of."""
+    query = scope["query_string"]
+    return Request(
+        method=scope["method"],
+        path=scope["path"],
+        params=parameters,
+        query=dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)) if query else {},
+        headers={name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]},
+    )
+
+
+def without_secrets(request: Request) -> Request:
+    """Return the request as it is recorded, without credentials."""
+    return Request(
+        method=request.method,
+        path=request.path,
+        params=request.params,
+        query={name: value for name, value in request.query.items() if not _SECRET_FIELD.fullmatch(name)},
+        headers={name: value for name, value in request.headers.items() if not _is_secret_header(name)},
+    )
+
+
+def cors(route: Route, request: Request) -> dict[str, str]:
+    """Return the headers by which a browser lets pages of allowed origins call the route and read its answers."""
+    origin = request.headers.get("origin", "")
+    if isinstance(route.cors, bool) or "*" in route.cors:
+        headers = {"access-control-allow-origin": "*"}
+    else:
+        headers = {"vary": "Origin", **({"access-control-allow-origin": origin} if origin in route.cors else {})}
+    if request.method == "OPTIONS":
+        headers["access-control-allow-methods"] = ", ".join(route.methods)
+        headers["access-control-allow-headers"] = request.headers.get("access-control-request-headers", "content-type")
+    return headers
+
+
+def check_origin(request: Request) -> None:
+    """Refuse a page of another site: a browser lets it post to this machine, though not read the answer.
+
+    Raises:
+        Problem: it is one (403).
+    """
+    origin = request.headers.get("origin")
+    if origin is not None and origin.partition("://")[2].lower() != request.headers.get("host", "").lower():
+        raise Problem(403, f'pages of "{origin}" may not call this; a route lets them with cors = ["{origin}"]')
+
+
+def check_head(target: Target, request: Request) -> None:
+    """Refuse what needs no body to be refused.
+
+    Raises:
+        Problem: method, credentials, coding or size are not what the route takes (401, 405, 413, 415).
+    """
+    route, headers = target.route, request.headers
+    if request.method not in route.methods:
+        allowed = ", ".join(route.methods)
+        raise Problem(405, f"{request.method} is not allowed at this path; allowed: {allowed}", allow=allowed)
+    if route.auth is not None:
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode("latin-1"), route.auth.bearer.encode()):
+            raise Problem(401, "send the token of this route: Authorization: Bearer …", www_authenticate="Bearer")
+    coding = headers.get("content-encoding", "identity")
+    if coding.lower() != "identity":
+        raise Problem(415, f'content-encoding "{coding}" is not supported; send the body as it is')
+    if "expect" in headers and int(headers.get("content-length", 0)) > target.max_body:  # others read no answer before they have sent all
+        raise Problem(413, f"the body is larger than {target.max_body} bytes", connection="close")
+
+
+def read_wait(request: Request) -> float | None:
+    """Return the seconds of `?wait=`.
+
+    Raises:
+        Problem: it is no such number (400).
+    """
+    text = request.query.get("wait")
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= LONGEST_WAIT:
+        raise Problem(400, f'wait: "{text}" is not allowed; it is a number of seconds above 0, at most {LONGEST_WAIT}')
+    return seconds
+
+
+def read_data(content_type: str, body: bytes) -> tuple[Any, str | None]:
+    """Return the data of a body that is sent to a route, and its media type."""
+    if not body:
+        return None, None
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type in ("", "application/json", "text/json") or media_type.endswith("+json"):
+        return codec.read_json("the body", body), "application/json"
+    if media_type == "application/x-www-form-urlencoded" and not _is_form(body):  # curl -d says form, whatever it sends
+        return codec.read_json("the body", body), "application/json"
+    return body, content_type
+
+
+def _is_form(body: bytes) -> bool:
+    return b"=" in body and body.lstrip()[:1] not in (b"{", b"[", b'"')
+
+
+def read_key(expression: Any, data: Any) -> str | None:
+    """Return what a compiled JMESPath finds in the data, as text.
+
+    Raises:
+        Problem: it cannot be read (422).
+    """
+    try:
+        found = expression.search(data)
+    except JMESPathError as error:
+        raise Problem(422, f"the key of the event cannot be read from the data: {str(error).splitlines()[0]}") from None
+    return found if found is None or isinstance(found, str) else msgspec.json.encode(found).decode()
