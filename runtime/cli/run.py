@@ -180,10 +180,11 @@ def try_line(app: App) -> str | None:
 
 
 def _example(app: App, type: str) -> str:
-    """Return JSON that the first function of a type is likely to take, safe between single quotes."""
+    """Return JSON that the first function of a type is likely to take, safe between single quotes; `{…}` when it does not tell."""
     plan = app.generation.graph.plan(type)
     payload = next((plan.functions[root].parameters.payload for root in plan.roots), Any)
-    return msgspec.json.encode(example_of(payload)).decode().replace("'", "\\u0027")
+    example = example_of(payload)
+    return msgspec.json.encode(example).decode().replace("'", "\\u0027") if example else "{…}"
 
 
 def _prints_data(settings: Settings) -> bool:

@@ -335,7 +335,8 @@ class Delivery:
         step.error = error_of(failure)
         self.state, self.detail = "failing", f"{step.error.type}: {step.error.message}"
         if is_permanent(failure) or step.attempts > self.spec.retries:
-            log.error('sink "%s" gave up event %s after %d attempts: %s', self.spec.name, entry.event.id, step.attempts, self.detail)
+            times = "1 attempt" if step.attempts == 1 else f"{step.attempts} attempts"
+            log.error('sink "%s" gave up event %s after %s: %s', self.spec.name, entry.event.id, times, self.detail)
             step.status = FAILED
             self._end(entry, step, failed=True)
             return
