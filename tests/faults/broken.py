@@ -264,7 +264,7 @@ def clinging() -> None:
     def make_changed(made: dict[str, units.Unit], previous: Any) -> set[str]:
         return remade({name: msgspec.structs.replace(unit, names=frozenset()) for name, unit in made.items()}, previous)
 
-    importer._remade = make_changed
+    importer._remade = make_changed  # type: ignore[assignment]
 
 
 def mingled() -> None:
@@ -293,7 +293,7 @@ def unloading() -> None:
             broken = {fault.where.rpartition(":")[0].partition("/")[2] for fault in error.faults}
             return load(folder, None, (), {name: text for name, text in texts.items() if name not in broken})
 
-    importer.load = load_the_rest
+    importer.load = load_the_rest  # type: ignore[assignment]
 
 
 def shedding() -> None:
@@ -304,7 +304,7 @@ def shedding() -> None:
         self._lanes.clear()
         adopt(self, *arguments)
 
-    Dispatch.adopt = forget_waiting  # type: ignore[method-assign]
+    Dispatch.adopt = forget_waiting  # type: ignore[assignment,method-assign]
 
 
 def busy() -> None:
