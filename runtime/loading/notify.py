@@ -13,6 +13,8 @@ from watchdog.observers.api import BaseObserver, ObservedWatch
 
 log = logging.getLogger("runtime.watch")
 
+logging.getLogger("watchdog").setLevel(logging.CRITICAL)  # it logs races at its stop as errors; what matters is told here
+
 QUIET = {"opened", "closed_no_write"}  # reading is not changing
 AGAIN = 60.0  # seconds after which notifications that were refused are asked for again
 LINK = "..data"  # Kubernetes swaps the link of this name when a mounted folder changes

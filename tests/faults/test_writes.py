@@ -52,6 +52,6 @@ def test_a_failed_sync_that_is_passed_over_would_be_noticed(tmp_path: Path) -> N
     project(tmp_path)
     command = injecting(tmp_path / "strace", "fdatasync:error=EIO:when=20..24", command=broken.command("deaf"))
     with Running(tmp_path, command) as running:
-        asyncio.run(ledger.load(running, 500))
+        asyncio.run(ledger.load(running, 2000))
     with Running(tmp_path) as running:
         assert lost(running, ledger)
