@@ -19,6 +19,8 @@ from pathlib import Path
 
 import apsw
 
+from benchmarks import isolate as isolation
+from benchmarks.calls import measure
 from benchmarks.reload import reload
 from runtime import Event, config, function
 from runtime.cli import drawing
@@ -371,7 +373,27 @@ def steady() -> None:
     report("steady: files at the end / after three times keep", [pruning[-1][1] / pruning[0][1]], "x")
 
 
-BENCHMARKS = {"graph": graph, "crowd": crowd, "memory": memory, "sqlite": sqlite, "backlog": backlog, "steady": steady, "reload": reload}
+def calls() -> None:
+    """Call the smallest of functions by each executor."""
+    asyncio.run(measure(report, 3))
+
+
+def isolate() -> None:
+    """Call the smallest of functions in worker processes."""
+    asyncio.run(isolation.measure(report, 3))
+
+
+BENCHMARKS = {
+    "graph": graph,
+    "crowd": crowd,
+    "memory": memory,
+    "calls": calls,
+    "isolate": isolate,
+    "sqlite": sqlite,
+    "backlog": backlog,
+    "steady": steady,
+    "reload": reload,
+}
 
 if __name__ == "__main__":
     names = sys.argv[1:] or list(BENCHMARKS)

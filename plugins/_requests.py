@@ -13,11 +13,13 @@ from urllib.parse import parse_qsl
 import msgspec
 from jmespath.exceptions import JMESPathError
 
-from runtime import Problem, Request, codec
+from runtime import Answer, Problem, Request, codec
 
 from ._routes import LONGEST_WAIT, Route, Target
 
 Message = MutableMapping[str, Any]
+
+_OURS = ("connection", "content-length", "date", "keep-alive", "transfer-encoding", "upgrade")  # headers that the server sets
 
 _SECRET_FIELD = re.compile(r"((access|auth|id)_)?token|api_?key|secret|password|signature", re.IGNORECASE)
 _is_secret_header = lru_cache(1024)(
@@ -59,6 +61,15 @@ def cors(route: Route, request: Request) -> dict[str, str]:
         headers["access-control-allow-methods"] = ", ".join(route.methods)
         headers["access-control-allow-headers"] = request.headers.get("access-control-request-headers", "content-type")
     return headers
+
+
+def answer_headers(answer: Answer) -> dict[str, str | list[str]]:
+    """Return the headers that a function answers with, by lower-case name; those of the connection are the server's."""
+    headers: dict[str, str | list[str]] = {"content-type": "text/plain; charset=utf-8"}
+    for name, value in (answer.headers or {}).items():
+        if name.lower() not in _OURS:
+            headers[name.lower()] = str(value).lower() if isinstance(value, bool) else str(value)
+    return headers | ({"set-cookie": answer.cookies} if answer.cookies else {})
 
 
 def check_origin(request: Request) -> None:

@@ -12,6 +12,7 @@ import jmespath
 import msgspec
 
 from runtime import (
+    Answer,
     Error,
     Event,
     Inlet,
@@ -28,7 +29,18 @@ from runtime import (
     respond_problem,
 )
 
-from ._requests import Message, check_head, check_origin, cors, read_data, read_key, read_request, read_wait, without_secrets
+from ._requests import (
+    Message,
+    answer_headers,
+    check_head,
+    check_origin,
+    cors,
+    read_data,
+    read_key,
+    read_request,
+    read_wait,
+    without_secrets,
+)
 from ._routes import TYPE, Auth, Read, Reading, Route, Targets, faults_of
 
 __all__ = ["Auth", "Http", "Route", "register_sources"]
@@ -120,7 +132,7 @@ class Http(Source):
         """Answer a request; the ASGI app."""
         if scope["type"] != "http":
             return
-        headers: dict[str, str] = {}
+        headers: dict[str, str | list[str]] = {}
         try:
             status, body = await self._answer(scope, receive, headers)
         except Exception as error:  # noqa: BLE001 - whatever happens, the caller gets a problem and no more
@@ -128,7 +140,7 @@ class Http(Source):
         else:
             await respond(send, status, body, headers=headers)
 
-    async def _answer(self, scope: Message, receive: Receive, headers: dict[str, str]) -> tuple[int, bytes]:
+    async def _answer(self, scope: Message, receive: Receive, headers: dict[str, str | list[str]]) -> tuple[int, bytes]:
         """Return status and body of the answer; fills in its `headers`, which a problem gets too."""
         target, parameters = self._targets.find(scope["raw_path"])
         route = target.route
@@ -150,7 +162,11 @@ class Http(Source):
             return 202, msgspec.json.encode({"id": ids[0]} if isinstance(events, Event) else {"ids": ids})
         if not isinstance(events, Event):
             raise Problem(400, "wait: a batch has no result to wait for; send its events one by one, or leave `wait` out")
-        return 200, codec.to_json(await inlet.call(events, timeout=wait, retries=route.retries))
+        result = await inlet.call(events, timeout=wait, retries=route.retries)
+        if not isinstance(result, Answer):
+            return 200, codec.to_json(result)
+        headers.update({**answer_headers(result), **headers})
+        return result.status, result.content
 
     def _problem(self, error: Exception) -> Problem:
         """Return what the caller is told of an error."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from runtime import cloudevents, codec
 
 # what connectors implement and are given
-from runtime.contracts import Clock, Inlet, Sink, Source
+from runtime.contracts import Clock, Handlers, Inlet, Sink, Source
 
 # what can go wrong
 from runtime.errors import (
@@ -36,7 +36,7 @@ from runtime.errors import (
 )
 
 # what functions declare and are given
-from runtime.event import Event, Request
+from runtime.event import Answer, Event, Request
 from runtime.function import Context, function, resource
 from runtime.hookspecs import hookimpl
 
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 _WEB = ("Problem", "WebServer", "problem_of", "read_body", "respond", "respond_problem")
 
 __all__ = [
+    "Answer",
     "Clock",
     "ConfigError",
     "Context",
@@ -57,6 +58,7 @@ __all__ = [
     "Event",
     "Fault",
     "Full",
+    "Handlers",
     "Inlet",
     "JournalError",
     "LoadError",

@@ -23,7 +23,9 @@ from runtime.reconfigure import Reconfigurer
 from runtime.records import RUNNING
 from runtime.settings import Settings, SourceSettings
 from runtime.sources import Sources
+from runtime.specs import FunctionSpec
 from runtime.toml import place_of
+from runtime.watchdog import Watchdog
 
 log = logging.getLogger("runtime")
 
@@ -87,6 +89,7 @@ class App:
             settings.dispatch,
             max_backlog=settings.journal.max_backlog,
             keep=settings.journal.keep,
+            folder=settings.path.parent,
             notices=plugins.notices,
             ended=self._changed.set,
             lost=self._on_lost,
@@ -100,6 +103,7 @@ class App:
             Watcher([settings.path, settings.plugins_dir], self._reconfigurer.on_saved),
         ]
         self._watch = watch
+        self._watchdog = Watchdog()
         parts = make_parts(settings, plugins)
         self._first = [source for source in parts.sources.values() if starts(source)]
         for spec in sink_specs(settings):
@@ -138,12 +142,14 @@ class App:
                 watcher.start(asyncio.get_running_loop())
             self.loader.on_saved()  # for what was saved since it was loaded
             self._reconfigurer.start(self.loader)
+        self._watchdog.start()
 
     async def stop(self, grace: float | None = None) -> None:
         """Stop the sources, give running steps `grace` seconds, record what there is, and let go.
 
         Sources that are asked for results close when their callers have been answered.
         """
+        self._watchdog.stop()
         for watcher in self._watchers:
             watcher.stop()
         await self._reconfigurer.stop()
@@ -197,11 +203,20 @@ class App:
     def faults(self) -> list[Fault]:
         """Return what is wrong now: files, plugins, sources and sinks that fail."""
         faults = [*self.loader.faults, *self._reconfigurer.faults, *self.plugins.faults, *self.journal.faults]
+        faults += [*self._watchdog.faults(), *self.engine.executors.threads.faults()]
         if self._journal_fault is not None:
             faults.append(self._journal_fault)
         faults += [Fault(f"sources.{s.source.name}", s.detail) for s in self._sources if s.state == "failing"]
         faults += [Fault(f"sinks.{d.spec.name}", d.detail) for d in self.engine.deliveries if d.state == "failing"]
         return faults
+
+    def hanging(self) -> dict[str, list[str]]:
+        """Return for each function that has overrun its timeout in threads the lines in which these hang."""
+        return self.engine.executors.threads.hanging()
+
+    def is_escalated(self, function: FunctionSpec) -> bool:
+        """Return whether a function runs isolated, until it is saved, because it has overrun its timeout in a thread."""
+        return function in self.engine.executors.escalation
 
     async def stats(self) -> dict[str, int | float]:
         """Return the counts of the journal, with what runs and what waits for a retry."""
@@ -218,6 +233,7 @@ class App:
             "discarded": counts.discarded,
             "unrouted": counts.unrouted,
             "duplicates": counts.duplicates,
+            "blocked": self._watchdog.count,
             "uptime": self.clock.monotonic() - self.started,
         }
 

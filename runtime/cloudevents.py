@@ -149,6 +149,21 @@ def from_http(headers: Mapping[str, str], body: bytes) -> Event | list[Event]:
     return _make_event(attributes, _read_body(media_type, content_type, body))
 
 
+def data_from_http(content_type: str, body: bytes) -> Any:
+    """Return the data of any HTTP message: that of the event in structured mode, else the body as its content type says it.
+
+    Raises:
+        MalformedEvent: the body is not what its content type says.
+    """
+    media_type = _media_type(content_type)
+    return decode(body).data if media_type == EVENT_TYPE else _read_body(media_type, content_type, body)
+
+
+def is_json(content_type: str | None) -> bool:
+    """Return whether data of this content type is JSON; without one it is."""
+    return not content_type or _is_json(_media_type(content_type))
+
+
 def id_from_headers(headers: Mapping[str, str]) -> str:
     """Return the id by which the sender of any HTTP message knows it, or an empty string."""
     lowered = _lowered(headers)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -41,6 +41,7 @@ from runtime.settings import (
     Target,
 )
 from runtime.specs import FIELDS, check_options
+from runtime.targets import fault_of_grpc, fault_of_headers, fault_of_metadata, fault_of_url
 from runtime.toml import kind_of, place_of, quoted, shown
 
 M = TypeVar("M", bound=msgspec.Struct)
@@ -48,12 +49,13 @@ S = TypeVar("S", SourceSettings, SinkSettings, FunctionSettings, ResourceSetting
 
 DEFAULT_NAME = "runtime.toml"  # the one file that may be missing
 TABLES = ("runtime", "log", "journal", "dispatch", "sources", "sinks", "functions", "resources", "admin")
-EXTERNAL = {"command": "commands", "url": "remote services", "grpc": "remote services", "handler": "handlers of other conventions"}
-"""Keys of the contract in `[functions.NAME]` that are refused, never ignored, until their executor exists."""
-
+NO_WORKER = "has no worker process"
+UNFIT = {"batch": (1, "is given one event at a time"), "isolate": (False, NO_WORKER), "memory": (None, NO_WORKER)}  # beside a target
 TARGETS: dict[str, type[Target]] = {"command": CommandSettings, "url": ServiceSettings, "grpc": GrpcSettings}
 """The keys of `[functions.NAME]` that make a function of something that no file declares."""
 
+HANDLER = re.compile(r"[^\W\d]\w*([./][^\W\d]\w*)*\.[^\W\d]\w*")
+HANDLER_FORM = 'expected FILE.FUNCTION, as in "orders.lambda_handler" for functions/orders.py'
 LISTEN = re.compile(r"(?:\[(?P<six>[^\s\]]*:[^\s\]]*)\]|(?P<host>[^\s:/\[\]]*)):(?P<port>[0-9]{1,5})")
 LEAVE_OUT = "leave `url` out for sqlite:.runtime/journal.db"
 LISTEN_FORM = 'expected HOST:PORT with a port of 0 … 65535, as in "127.0.0.1:8080" or "[::1]:8080"'
@@ -75,7 +77,7 @@ def read(path: str | Path) -> tuple[Settings, list[Fault]]:
     """Return what of a file can be used, and every fault.
 
     A faulty value keeps its default; sources and sinks without a usable plugin or with a placeholder
-    that cannot be filled in are left out, as are functions of a kind that does not exist yet.
+    that cannot be filled in are left out, as are functions whose target or handler is faulty.
     """
     path = Path(path)
     faults: list[Fault] = []
@@ -215,30 +217,31 @@ class _Reader:
         return model(**given, options=options) if "plugin" in given and table.complete else None
 
     def _function(self, table: _Table) -> FunctionSettings | None:
-        external = [key for key in table.written if key in EXTERNAL]
-        for key in external:
-            self._fault(table.place, key, f"{EXTERNAL[key]} are not supported yet; write the function in Python, or remove the table")
-        if external:
-            return None
         targets = [key for key in TARGETS if key in table.written]
         for key in targets[1:]:
             self._fault(table.place, key, f"expected one of {', '.join(TARGETS)}, found `{targets[0]}` beside it; remove one of them")
         target, rest = self._record(table, TARGETS[targets[0]]) if targets else (None, table.filled)
         process, rest = (ProcessSettings(), rest) if targets else self._record(table, ProcessSettings)
         handler = self._field(table, "handler", Name) if "handler" in rest else None
+        if handler and targets:
+            self._fault(table.place, "handler", f"expected no handler beside `{targets[0]}`; remove one of them")
         rest = {key: value for key, value in rest.items() if key not in ("handler", *TARGETS)}
-        if targets and target is None:
+        if handler is UNSET or (targets and target is None):
             return None
         settings = table.filled.get("settings", {})
         if not isinstance(settings, dict):
             self._fault(table.place, "settings", f"expected a table, found {table.kind('settings')}")
             settings = {}
         values = {key: self._override(table, key) for key in rest if key != "settings"}
+        for key in UNFIT.keys() & values.keys() if targets else ():
+            fine, why = UNFIT[key]
+            if values[key] not in (fine, UNSET) and (key, targets[0]) != ("batch", "grpc"):
+                self._fault(table.place, key, f"expected no `{key}` beside `{targets[0]}`, which {why}; remove the key")
         return FunctionSettings(
             overrides={key: value for key, value in values.items() if value is not UNSET},
             settings=settings,
             target=target,
-            handler=None if handler is UNSET else handler,
+            handler=handler,
             process=process or ProcessSettings(),
         )
 
@@ -290,7 +293,7 @@ class _Reader:
         made = _converted(listed, type, strict=not table.is_filled(key))
         if made is UNSET or _is_infinite(made):
             return self._checked(table, key, made, _misfit(table, key, type))
-        check = CHECKS.get(key)
+        check = CHECKS.get(key) or CHECKS.get(f"{table.place[0]}.{key}")
         return self._checked(table, key, made, check(made, table.found(key)) if check and made is not None else "")
 
     def _checked(self, table: _Table, key: str, value: Any, message: str) -> Any:
@@ -326,7 +329,10 @@ def _is_infinite(value: Any) -> bool:
 def _misfit(table: _Table, key: str, type: Any) -> str:
     """Return what was expected and found; where it was a string only the kind, as strings may be secrets."""
     wanted = expected(type)
-    found = table.kind(key) if wanted.startswith("a string") else table.found(key)
+    if get_origin(type) is dict and isinstance(table.written[key], dict):
+        return "expected a table of strings, found a value in it that is none; quote it"
+    found = table.kind(key) if "a string" in wanted or "of strings" in wanted else table.found(key)
+    found = "an empty list" if table.written[key] == [] else found
     likely = nearest(str(table.written[key]).lower(), get_args(type)) if get_origin(type) is Literal else ""
     return f"expected {wanted}, found {found}{likely}"
 
@@ -368,10 +374,27 @@ def _fault_of_listen(listen: str, found: str) -> str:
     return ""
 
 
+def _fault_of_texts(texts: Iterable[str]) -> str:
+    return "expected texts that a process can be given, found a NUL character in one; remove it" if "\0" in "".join(texts) else ""
+
+
+def _fault_of_names(names: Iterable[str]) -> str:
+    wrong = [name for name in names if not name or "=" in name]
+    return f'expected names of variables, found "{wrong[0]}"; an "=" separates it from its value' if wrong else ""
+
+
 CHECKS: Mapping[str, Callable[[Any, str], str]] = {
-    "url": _fault_of_journal,
+    "journal.url": _fault_of_journal,
+    "functions.command": lambda words, _: _fault_of_texts(words),
+    "functions.sandbox": lambda words, _: _fault_of_texts(words),
+    "functions.env": lambda variables, _: _fault_of_texts((*variables, *variables.values())) or _fault_of_names(variables),
+    "functions.url": lambda url, _: fault_of_url(url),
+    "functions.grpc": lambda address, _: fault_of_grpc(address),
+    "functions.headers": lambda headers, _: fault_of_headers(headers),
+    "functions.metadata": lambda metadata, _: fault_of_metadata(metadata),
+    "functions.handler": lambda handler, found: "" if HANDLER.fullmatch(handler) else f"{HANDLER_FORM}, found {found}",
     "on": _fault_of_on,
     "key": _fault_of_key,
     "listen": _fault_of_listen,
 }
-"""What types cannot say of a field, by its name; each takes the value and how a message may show it."""
+"""What types cannot say of a field, by its name, or by that and the kind of table; each takes the value and how a message may show it."""

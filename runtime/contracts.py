@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, Protocol, Self
 
 import msgspec
@@ -164,8 +165,9 @@ class Sink(ABC):
 
 
 class Call(parameters.Call, Protocol):
-    """One attempt of a step, as an executor sees it."""
+    """One attempt of a step, as an executor sees it; `expired`: it is cancelled because its timeout has passed."""
 
+    expired: bool
     function: FunctionSpec
     resources: Lease | None
 
@@ -176,12 +178,38 @@ class Executor(Protocol):
     def __call__(self, call: Call) -> Awaitable[Any]:
         """Bind the parameters and return the awaitable of one call; cancelling it abandons the call.
 
+        The CancelledError that it raises then may carry a text, which is told with the timeout: where the call hangs.
         An executor that cannot stop an abandoned call shares its lease until the call has ended.
         What a generator yields is emitted through the context of the call, and its result is None.
 
         Raises:
             DataError: data or a result does not fit the annotation of a parameter.
         """
+
+
+class Handlers(ABC):
+    """Functions that are written for another system: which ones a file has, and how one is called.
+
+    A handler is found in a file or named by `[functions.NAME] handler`, and is a function like any other then.
+    """
+
+    def find(self, module: ModuleType) -> Mapping[str, Callable[..., Any]]:  # noqa: ARG002 - for those that can
+        """Return the handlers of a loaded file that nobody has to name, by the name that their function gets."""
+        return {}
+
+    @abstractmethod
+    def adapt(self, handler: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any] | None:
+        """Return a new function that calls a handler and is written as for `@function`; None: the handler is of another kind.
+
+        `options` are those of its table `[functions.NAME]`.
+
+        Raises:
+            ValueError: it is of this kind and cannot be called; the text says why, and what to do.
+        """
+
+
+Convention = Callable[[ModuleType], object] | Handlers
+"""Another way to write functions: declares what it finds in a loaded file, by `function(…)`, or knows handlers."""
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):

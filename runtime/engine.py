@@ -10,11 +10,11 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 
-from runtime.contracts import Clock, Executor, Journal, Sink
+from runtime.contracts import Clock, Journal, Sink
 from runtime.errors import JournalError
-from runtime.executors.loop import call_on_loop
-from runtime.executors.thread import Threads
+from runtime.executors.kinds import Executors
 from runtime.flow.backlog import Backlog
 from runtime.flow.delivery import Delivery
 from runtime.flow.dispatch import UNBOUNDED, WINDOW, Dispatch
@@ -37,7 +37,10 @@ DEFAULT_SETTINGS = DispatchSettings()
 
 
 class Engine:
-    """Runs events through a graph; `ended` is called after each batch of outcomes, `lost` when the journal has failed."""
+    """Runs events through a graph; `ended` is called after each batch of outcomes, `lost` when the journal has failed.
+
+    `folder` is that of the configuration file.
+    """
 
     def __init__(  # noqa: PLR0913 - its neighbours, by name
         self,
@@ -48,6 +51,7 @@ class Engine:
         max_backlog: int = 10_000_000,
         keep: float = 86_400.0,
         window: int = WINDOW,
+        folder: Path = Path(),
         notices: Notices | None = None,
         ended: Callable[[], None] = lambda: None,
         lost: Callable[[JournalError], None] = lambda _: None,
@@ -104,9 +108,9 @@ class Engine:
             keep=keep,
             lost=lost,
         )
-        self.threads = Threads()
+        self.executors = Executors(clock, folder)
         self.keeper = Keeper(clock, self._is_wanted)
-        executors: dict[str, Executor] = {"loop": call_on_loop, "thread": self.threads.call}
+        executors = self.executors.by_name()
         self.pool = Pool(self.dispatch, self.outcomes, self.intake, journal, clock, executors, self.keeper, max_hops=settings.max_hops)
         self.listen(notices or Notices())
 
@@ -189,6 +193,7 @@ class Engine:
         self.router.adopt(graph)
         self.dispatch.adopt(graph, generation)
         self.keeper.adopt(graph.resources.values())
+        self.executors.adopt(graph.by_name.values())
 
     def _is_wanted(self, resource: ResourceSpec) -> bool:
         """Return whether a run that does not only wait for a retry has yet to use a resource."""
@@ -221,7 +226,7 @@ class Engine:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.threads.close()
+        await self.executors.close()
 
     async def redrive(self, entry: Entry, *, retries: int | None = None) -> bool:
         """Make a dead or unrouted entry wait again; return whether it does. `retries` is as in `Entry`.

@@ -75,8 +75,16 @@ class StepTimeout(Error):
     """Raised when an attempt took longer than the `timeout` of its function or sink."""
 
 
+class WorkerDied(Error):
+    """Raised when the worker process of an isolated function ends in the middle of a call, or cannot be started."""
+
+
 class ResourceError(Error):
     """Raised when a resource that a function takes cannot be opened; the attempt is tried again like any other."""
+
+
+class CommandError(Error):
+    """Raised when a function that is a command says that it failed, dies, or answers what cannot be read; tried again like any other."""
 
 
 class JournalError(Error):

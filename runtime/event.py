@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from datetime import datetime
 from typing import Any
 
@@ -22,6 +24,51 @@ class Request(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     params: dict[str, str] = {}
     query: dict[str, str] = {}
     headers: dict[str, str] = {}
+
+
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, rename={"status": "statusCode", "is_base64": "isBase64Encoded"}):
+    """What an HTTP caller is answered with who waits for a function that is annotated `-> Answer`.
+
+    As data it is what API Gateway takes of AWS Lambda: `statusCode`, `headers`, `body`, `cookies`, and `isBase64Encoded`
+    for a body that is bytes.
+
+    Raises:
+        ValueError: it cannot be said in HTTP.
+    """
+
+    status: int = 200
+    headers: dict[str, str | int | float | bool] | None = None
+    body: str | None = None
+    cookies: list[str] = []
+    is_base64: bool = False
+
+    def __post_init__(self) -> None:
+        if not 200 <= self.status <= 599:
+            raise ValueError(f"the status of an answer is 200 … 599, found {self.status}")
+        for name, value in (*(self.headers or {}).items(), *(("set-cookie", cookie) for cookie in self.cookies)):
+            if not _NAME.fullmatch(name) or not _VALUE.fullmatch(str(value)):
+                raise ValueError(f'a header of an answer is a word and a line of text, found another character in "{name}"')
+        _ = self.content
+
+    @property
+    def content(self) -> bytes:
+        """The body as it is sent."""
+        body = self.body or ""
+        return base64.b64decode(body) if self.is_base64 else body.encode()
+
+
+def answer_of(result: Any) -> Any:
+    """Return the answer that the recorded result of a function says; the result when it says none."""
+    if not isinstance(result, dict) or "statusCode" not in result:
+        return result
+    try:
+        return msgspec.convert(result, Answer, strict=False)
+    except msgspec.ValidationError:  # recorded when the function was another one
+        return result
 
 
 class Event(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):

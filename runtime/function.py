@@ -17,19 +17,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 Kind = Literal["async", "sync", "async generator", "generator", "command", "service"]
 
-LATER = {
-    "isolate": "isolation in a worker process is",
-    "memory": "memory limits are",
-    "batch": "batches are",
-    "batch_wait": "batches are",
-}
-"""Options of the contract that are refused, never ignored, until their executor exists; their defaults are as good as none."""
-
-LATER_DEFAULTS: Mapping[str, Any] = {"isolate": False, "memory": None, "batch": 1, "batch_wait": 0.05}
-
 
 class Options(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, omit_defaults=True):
-    """What `@function` and `[functions.NAME]` may set; seconds throughout, sizes in events."""
+    """What `@function` and `[functions.NAME]` may set; seconds throughout, sizes in events, `memory` as in "512MB"."""
 
     on: str | list[str] = []
     after: str | list[str] = []
@@ -42,6 +32,10 @@ class Options(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
     concurrency: int = 64
     rate: float | None = None
     max_emits: int = 10_000
+    batch: int = 1
+    batch_wait: float = 0.05
+    isolate: bool = False
+    memory: str | None = None
 
 
 class Declaration(msgspec.Struct, frozen=True):

@@ -6,13 +6,12 @@ A notice that nobody implements costs nothing; what one raises is logged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from types import ModuleType
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pluggy
 
-from runtime.contracts import Journal, Sink, Source
+from runtime.contracts import Convention, Journal, Sink, Source
 from runtime.event import Event
 from runtime.records import Step
 
@@ -42,8 +41,8 @@ def register_journals() -> Mapping[str, type[Journal]]:  # type: ignore[empty-bo
 
 
 @hookspec
-def register_conventions() -> Mapping[str, Callable[[ModuleType], object]]:  # type: ignore[empty-body]
-    """Return other people's ways to write functions, by name: each is called with every loaded file and declares what it finds there."""
+def register_conventions() -> Mapping[str, Convention]:  # type: ignore[empty-body]
+    """Return other people's ways to write functions, by name: a function that declares what it finds in each loaded file, or `Handlers`."""
 
 
 @hookspec

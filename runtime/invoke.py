@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 
 from runtime.clock import SystemClock
+from runtime.contracts import Executor
 from runtime.errors import Fault, LoadError, RunFailed, Skip, nearest
 from runtime.event import Event
-from runtime.executors.loop import call_on_loop
-from runtime.executors.thread import Threads
+from runtime.executors.batch import call_alone
+from runtime.executors.kinds import Executors
 from runtime.flow.failure import error_of
 from runtime.flow.intake import Intake
 from runtime.flow.run import Attempt, Run, reply
@@ -20,7 +21,7 @@ from runtime.graph import Graph, Plan
 from runtime.journal.memory import MemoryJournal
 from runtime.keeper import Keeper
 from runtime.loading.loader import load_graph
-from runtime.plugins import load_folder
+from runtime.plugins import load_conventions
 from runtime.records import DONE, FAILED, SKIPPED, UNROUTED, Entry, Route, Step, StepError
 from runtime.settings import Settings
 from runtime.worker import emissions_of, overrun, plain_result
@@ -44,7 +45,7 @@ async def invoke(settings: Settings, name: str | None, data: Any, *, type: str |
     Raises:
         LoadError: the folder does not make a generation, or there is no such function or plan.
     """
-    graph = load_graph(settings, load_folder(settings, SystemClock()).conventions())
+    graph = load_graph(settings, load_conventions(settings, SystemClock()))
     plan = _plan(graph, name, type)
     event = Event(type=plan.type, source="invoke", data=data)
     journal, clock = MemoryJournal(SystemClock()), SystemClock()
@@ -55,12 +56,13 @@ async def invoke(settings: Settings, name: str | None, data: Any, *, type: str |
     run = Run(entry, plan, 1)
     if name is not None:
         run.results.update(_given_results(graph, name, data))
-    keeper = Keeper(clock)
+    keeper, executors = Keeper(clock), Executors(clock, settings.path.parent)
     keeper.adopt(graph.resources.values())
     try:
-        return await _run(run, intake, keeper)
+        return await _run(run, intake, keeper, executors.by_name())
     finally:
         await keeper.close()
+        await executors.close()
 
 
 def _plan(graph: Graph, name: str | None, type: str | None) -> Plan:
@@ -86,17 +88,15 @@ def _given_results(graph: Graph, name: str, data: Any) -> dict[str, Any]:
     return {other: data[other] for other in after}
 
 
-async def _run(run: Run, intake: Intake, keeper: Keeper) -> Invocation:
-    threads = Threads()
+async def _run(run: Run, intake: Intake, keeper: Keeper, executors: Mapping[str, Executor]) -> Invocation:
     emitted: list[Event] = []
     ready = list(run.plan.roots)
     while ready:
         index = ready.pop(0)
         attempt = Attempt(run, index, 1, SystemClock.time())
-        step, result, entries = await _call(attempt, threads, intake, keeper)
+        step, result, entries = await _call(attempt, executors[attempt.function.executor], intake, keeper)
         emitted += [entry.event for entry in entries]
         ready += run.finished(index, step, result)[1]
-    threads.close()
     try:
         return Invocation(reply(run.entry, run.plan, run.steps), emitted)
     except RunFailed as failure:
@@ -104,7 +104,7 @@ async def _run(run: Run, intake: Intake, keeper: Keeper) -> Invocation:
         return Invocation(None, emitted, f'"{failure.step}" failed: {error.type}: {error.message}', error.traceback)
 
 
-async def _call(attempt: Attempt, threads: Threads, intake: Intake, keeper: Keeper) -> tuple[Step, Any, list[Entry]]:
+async def _call(attempt: Attempt, executor: Executor, intake: Intake, keeper: Keeper) -> tuple[Step, Any, list[Entry]]:
     """Return the step that one call made, what it returned and what it would have emitted."""
     function = attempt.function
     step = Step(function.name, DONE, 1, 1, attempt.started)
@@ -113,7 +113,7 @@ async def _call(attempt: Attempt, threads: Threads, intake: Intake, keeper: Keep
     try:
         async with asyncio.timeout(function.timeout):
             attempt.resources = await keeper.lease(function.resources)
-            result = await (call_on_loop(attempt) if function.executor == "loop" else threads.call(attempt))
+            result = await (executor(attempt) if function.batch == 1 else call_alone(executor, attempt))
         step.result = plain_result(function.name, result)
         entries = intake.emitted(attempt.run.entry, function.name, emissions_of(attempt, step.result))
     except Skip as skip:

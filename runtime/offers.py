@@ -14,7 +14,7 @@ import msgspec
 import pluggy
 
 from runtime import hookspecs
-from runtime.contracts import Journal, Sink, Source
+from runtime.contracts import Handlers, Journal, Sink, Source
 from runtime.errors import Fault, PluginError, nearest
 from runtime.folder import PACKAGE
 from runtime.notices import Listener
@@ -132,7 +132,7 @@ def _fault_of_offer(kind: object, part: Any, role: str) -> str:
     if not isinstance(kind, str) or not kind:
         return f"expected a name that is not empty, found {_kind(kind)}"
     if role == "convention":
-        return "" if callable(part) else f"expected a function that takes a module, found {_kind(part)}"
+        return _fault_of_convention(part)
     if role == "command":
         from click import Command  # noqa: PLC0415 - who offers a command has imported it
 
@@ -144,6 +144,14 @@ def _fault_of_offer(kind: object, part: Any, role: str) -> str:
     if missing:
         return f"the class {part.__name__} lacks {', '.join(missing)}; every {contract.__name__} has it"
     return "" if role == "journal" else _fault_of_options(part)
+
+
+def _fault_of_convention(part: Any) -> str:
+    if isinstance(part, type) and issubclass(part, Handlers):
+        return f"expected an object, found the class {part.__name__}; write {part.__name__}()"
+    if callable(part) or isinstance(part, Handlers):
+        return ""
+    return f"expected a function that takes a module, or an object of a class that derives from Handlers, found {_kind(part)}"
 
 
 def _fault_of_options(part: type[Any]) -> str:

@@ -11,7 +11,7 @@ import msgspec
 
 from runtime.codec import to_builtins
 from runtime.errors import DataError, nearest
-from runtime.event import Event
+from runtime.event import Answer, Event
 from runtime.function import Context
 
 RESERVED = ("event", "data", "context", "state")
@@ -39,7 +39,9 @@ class Parameters(msgspec.Struct, frozen=True):
     """How to call a function: getters by position and by keyword, and what they need.
 
     `data` decodes the event's data for each parameter that takes it (to check data before acceptance),
-    `payload` is the annotation of the first of these, `resources` are the names of those it takes.
+    `payload` is the annotation of the first of these, `resources` are the names of those it takes. Of a function with
+    `batch`, `each` are the getters that take one event, whose values make the columns that all others read. `answers`:
+    its result is what an HTTP caller is answered with.
     """
 
     args: tuple[Getter, ...]
@@ -48,6 +50,8 @@ class Parameters(msgspec.Struct, frozen=True):
     takes_state: bool = False
     payload: Any = Any
     resources: tuple[str, ...] = ()
+    each: tuple[Getter, ...] = ()
+    answers: bool = False
 
     def bind(self, call: Call) -> tuple[list[Any], dict[str, Any]]:
         """Return positional and keyword arguments for a call.
@@ -59,10 +63,10 @@ class Parameters(msgspec.Struct, frozen=True):
 
 
 def read_parameters(
-    call: Callable[..., Any], name: str, after: tuple[str, ...], *, root: bool, resources: Collection[str] | None = ()
+    call: Callable[..., Any], name: str, after: tuple[str, ...], *, root: bool, resources: Collection[str] | None = (), batch: int = 1
 ) -> Parameters | list[str]:
     """Return how to call a function, or what is wrong with its parameters; `resources` are the names there are, None: not known."""
-    reader = _Reader(call, name, after, root=root, resources=resources)
+    reader = _Reader(call, name, after, root=root, resources=resources, batch=batch)
     parameters = reader.read()
     return reader.faults or parameters
 
@@ -71,13 +75,15 @@ class _Reader:
     """Reads one signature; collects every fault."""
 
     def __init__(
-        self, call: Callable[..., Any], name: str, after: tuple[str, ...], *, root: bool, resources: Collection[str] | None
+        self, call: Callable[..., Any], name: str, after: tuple[str, ...], *, root: bool, resources: Collection[str] | None, batch: int
     ) -> None:
         self.call = call
         self.name = name
         self.after = after
         self.root = root
         self.resources = resources
+        self.batch = batch
+        self.each: list[Getter] = []
         self.taken: list[str] = []
         self.faults: list[str] = []
         self.data: list[Decoder] = []
@@ -100,18 +106,24 @@ class _Reader:
                 self.faults.append(f'"{self.name}" takes `{stars}{parameter.name}`, which nothing can fill; name the parameters it needs')
                 continue
             getter = self.getter(parameter)
+            if getter is not None and self.batch > 1 and parameter.name not in self.taken:
+                getter = self.column(getter)
             if getter is None:
                 skipped = True
             elif skipped or parameter.kind is parameter.KEYWORD_ONLY:
                 kwargs.append((parameter.name, getter))
             else:
                 args.append(getter)
-        return Parameters(tuple(args), tuple(kwargs), tuple(self.data), self.takes_state, self.payload, tuple(self.taken))
+        taken, each = tuple(self.taken), tuple(self.each)
+        answers = signature.return_annotation in (Answer, "Answer", "runtime.Answer")
+        return Parameters(tuple(args), tuple(kwargs), tuple(self.data), self.takes_state, self.payload, taken, each, answers)
 
     def getter(self, parameter: inspect.Parameter) -> Getter | None:
         """Return the getter of one parameter; None when it keeps its default or is a fault."""
         name = parameter.name
         annotation = self.annotation(parameter)
+        if self.batch > 1:
+            annotation = self.item(name, annotation)
         if name in self.after:
             decode = self.decoder(name, annotation)
             return (lambda call: call.results[name]) if decode is None else (lambda call: decode(call.results[name]))
@@ -124,6 +136,27 @@ class _Reader:
         if name in {"event", "data"}:
             return self.data_getter(name, annotation)
         return self.other(parameter, annotation)
+
+    def item(self, name: str, annotation: Any) -> Any:
+        """Return what the annotation of a parameter in a batch says of one event: there it is that of a list."""
+        if annotation is Any or annotation is list or name in (self.resources or ()):
+            return Any if annotation is list else annotation
+        if typing.get_origin(annotation) is list:
+            return typing.get_args(annotation)[0]
+        is_data = self.root and self.free is None and self.resources is not None
+        if is_data or name in (*self.after, *RESERVED) or annotation in (Event, Context):
+            shown = getattr(annotation, "__name__", annotation)
+            self.faults.append(
+                f'"{self.name}" has batch = {self.batch}, so that each parameter of an event is a list:'
+                f" write `{name}: list[{shown}]` for `{name}: {shown}`"
+            )
+        return annotation
+
+    def column(self, one: Getter) -> Getter:
+        """Return the getter of the values that another getter gives for each event of a batch."""
+        number = len(self.each)
+        self.each.append(one)
+        return lambda call: call.columns[number]
 
     def kept(self, name: str) -> Getter:
         """Return the getter of what outlives the call: its state, or a resource."""
@@ -155,6 +188,8 @@ class _Reader:
 
     def unknown(self, name: str, annotation: Any) -> str:
         shown = "" if annotation is Any else f": {getattr(annotation, '__name__', annotation)}"
+        if shown and self.batch > 1:
+            shown = f": list[{shown[2:]}]"
         allowed = (*self.after, *RESERVED, *(self.resources or ()))
         return (
             f'"{self.name}" comes after {", ".join(self.after)} and has an unknown parameter `{name}`{nearest(name, allowed)};'

@@ -24,9 +24,8 @@ import msgspec
 import pluggy
 
 from runtime import folder, hookspecs
-from runtime.contracts import Clock, Journal, Sink, Source
+from runtime.contracts import Clock, Convention, Journal, Sink, Source
 from runtime.errors import ConfigError, Fault, nearest
-from runtime.loading.importer import Convention
 from runtime.notices import Notices
 from runtime.offers import ROLES, Answer, Offer, Origin, ask, told
 from runtime.options import read_options
@@ -39,6 +38,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("runtime.plugins")
 
 GROUP = "runtime.plugins"
+CONVENTIONS = ("aws_lambda", "functions_framework")
+"""The installed plugins that are used without being named: a file may be written in their way, and nothing tells before it is loaded."""
 
 
 def load_plugins(settings: Settings, clock: Clock, before: Plugins | None = None) -> Plugins:
@@ -48,6 +49,14 @@ def load_plugins(settings: Settings, clock: Clock, before: Plugins | None = None
         plugins.add_installed(kind)
     plugins.settle()
     return plugins
+
+
+def load_conventions(settings: Settings, clock: Clock) -> list[Convention]:
+    """Return the ways to write functions that there are, for commands that need nothing else of plugins."""
+    plugins = load_folder(settings, clock)
+    for kind in CONVENTIONS:
+        plugins.add_installed(kind)
+    return plugins.conventions()
 
 
 def load_folder(settings: Settings, clock: Clock, before: Plugins | None = None) -> Plugins:
@@ -63,8 +72,9 @@ def load_folder(settings: Settings, clock: Clock, before: Plugins | None = None)
 
 
 def _used(settings: Settings) -> set[str]:
-    """Return the kinds that the settings use."""
-    return {part.plugin for table in (settings.sources, settings.sinks) for part in table.values()} | {settings.journal.scheme}
+    """Return the kinds that the settings use, and those that are used anyway."""
+    named = {part.plugin for table in (settings.sources, settings.sinks) for part in table.values()}
+    return named | {settings.journal.scheme, *CONVENTIONS}
 
 
 class Taken(msgspec.Struct, frozen=True):

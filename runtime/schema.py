@@ -18,7 +18,7 @@ import msgspec
 from runtime import settings
 from runtime.catalogue import Kind
 from runtime.describe import one_line, options_of
-from runtime.function import LATER_DEFAULTS, Options
+from runtime.function import Options
 from runtime.specs import MINIMA, POSITIVE
 
 Node = dict[str, Any]
@@ -79,7 +79,7 @@ def _settings(model: type[msgspec.Struct]) -> Node:
 
 
 def _function() -> Node:
-    """Return the schema of `[functions.NAME]`; what is not supported yet may only be said as it is anyway."""
+    """Return the schema of `[functions.NAME]`."""
     properties, _ = _properties(Options, "")
     del properties["name"]
     for key, node in properties.items():
@@ -87,9 +87,12 @@ def _function() -> Node:
         for one in node.get("anyOf", [node]):
             one.update(limits if one.get("type") in ("integer", "number") else {})
     filled = {key: _filled(node, lax=False) for key, node in properties.items()}
-    later = {key: {"const": default} for key, default in LATER_DEFAULTS.items() if default is not None}
-    own = {"settings": {"type": "object", "description": "for the function itself: `context.settings`"}}
-    return _table(filled | later | own, doc=Options.__doc__)
+    filled |= {key: node for key, node in _settings(settings.ProcessSettings).items() if key not in filled}
+    own: Node = {"settings": {"type": "object", "description": "for the function itself: `context.settings`"}}
+    services = _settings(settings.CommandSettings) | _settings(settings.ServiceSettings) | _settings(settings.GrpcSettings)
+    handler = {"type": "string", "minLength": 1, "description": "FILE.FUNCTION that is written for another system"}
+    own["handler"] = _filled(handler, lax=False)
+    return _table(filled | services | own, doc=Options.__doc__)
 
 
 def _connector(role: str, model: type[msgspec.Struct], kinds: list[Kind], definitions: Node) -> Node:

@@ -99,7 +99,7 @@ class ProcessSettings(msgspec.Struct, frozen=True, kw_only=True):
 class CommandSettings(ProcessSettings, frozen=True, kw_only=True):
     """A function that is a command: fed line by line, or with `mode = "once"` started for each event."""
 
-    command: tuple[Name, ...]
+    command: Annotated[tuple[Name, ...], Meta(min_length=1)]
     mode: Literal["persistent", "once"] = "persistent"
 
 

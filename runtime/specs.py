@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,15 +11,18 @@ import msgspec
 
 from runtime import pattern
 from runtime.errors import Fault, nearest
-from runtime.function import LATER, LATER_DEFAULTS, Declaration, Kind, Options
+from runtime.function import Declaration, Kind, Options
 from runtime.parameters import Parameters, payload_of, read_parameters
 from runtime.resources import ResourceSpec
-from runtime.settings import CommandSettings, FunctionSettings
+from runtime.settings import CommandSettings, FunctionSettings, ProcessSettings
 
 FIELDS = {field.name: field for field in msgspec.structs.fields(Options)}
 NO_RESOURCES: Mapping[str, ResourceSpec | None] = {}
-MINIMA: dict[str, float] = {"retries": 0, "backoff": 0, "backoff_max": 0, "concurrency": 1, "max_emits": 1}
+MINIMA: dict[str, float] = {"retries": 0, "backoff": 0, "backoff_max": 0, "concurrency": 1, "max_emits": 1, "batch": 1, "batch_wait": 0}
 POSITIVE = ("timeout", "rate")
+PROCESSES = max(4, os.cpu_count() or 1)  # the `concurrency` of a command without one: each attempt has a process
+UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
+MIN_MEMORY = "64MB"  # below it a worker process cannot even load the runtime
 
 
 class StepSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,10 +37,29 @@ class StepSpec(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int = 64
 
 
+class Isolation(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a process of its own needs to make a function anew, so that it never reads a file of the folder.
+
+    `texts` are the files that the function and its resources are made of, by their paths in `folder`; `overrides` its
+    table in the configuration, `settings` that for the function itself, `resources` those of the resources it takes,
+    directly or not; `memory` a limit in bytes, 0 without one.
+    """
+
+    name: str
+    folder: str
+    texts: Mapping[str, bytes]
+    overrides: Mapping[str, Any] = {}
+    settings: Mapping[str, Any] = {}
+    resources: Mapping[str, Mapping[str, Any]] = {}
+    memory: int = 0
+    process: ProcessSettings = ProcessSettings()
+
+
 class FunctionSpec(StepSpec, frozen=True, kw_only=True):
     """A function of the graph, checked; `line` is that of its `def`.
 
     `call` is what the user wrote, or for an external function its target in the configuration, which has no `line`.
+    `resources` are those that are opened in this process, none for an isolated function; `memory` is in bytes, 0 is no limit.
     """
 
     call: Any
@@ -48,13 +71,20 @@ class FunctionSpec(StepSpec, frozen=True, kw_only=True):
     emits: str | None = None
     rate: float | None = None
     max_emits: int = 10_000
+    batch: int = 1
+    batch_wait: float = 0.05
     generation: int = 0
     settings: Mapping[str, Any] = {}
     resources: tuple[ResourceSpec, ...] = ()
+    isolate: bool = False
+    memory: int = 0
+    isolation: Isolation | None = None
 
     @property
     def executor(self) -> str:
-        """The word of the API for where it runs: `loop`, `thread`, `command` or `service`."""
+        """The word of the API for where it runs: `loop`, `thread`, `process`, `command` or `service`."""
+        if self.isolate:
+            return "process"
         if self.kind in ("command", "service"):
             return self.kind
         return "loop" if self.kind.startswith("async") else "thread"
@@ -89,10 +119,6 @@ def check_options(table: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _fault_of_option(name: str, value: Any) -> str | None:  # noqa: PLR0911 - one for each rule
-    if name in LATER and value == LATER_DEFAULTS[name]:
-        return None
-    if name in LATER:
-        return f"`{name}`: {LATER[name]} not supported yet; leave the option out"
     if name not in FIELDS:
         return f"unknown option `{name}`{nearest(name, FIELDS)}; allowed: {', '.join(sorted(FIELDS))}"
     try:
@@ -105,11 +131,24 @@ def _fault_of_option(name: str, value: Any) -> str | None:  # noqa: PLR0911 - on
         return _fault_of_number(name, value)
     if name == "on":
         return _fault_of_patterns(as_list(value))
+    if name == "memory" and bytes_of(value) is None:
+        return f'`memory` is a size of {MIN_MEMORY} or more, as in "512MB" or "2GiB", found "{value}"'
     if name == "emits" and (pattern.fault_of(value) or not pattern.is_literal(value)):
         return f'`emits` is one event type without wildcards, found "{value}"'
     if name == "name" and (not value or "/" in value or any(map(str.isspace, value))):
         return f'`name` is not empty and has no "/" or white space, found "{value}"'
     return None
+
+
+def bytes_of(size: str) -> int | None:
+    """Return how many bytes a size as in "512MB" is; None when it is none, or too small for a process."""
+    number, unit = size[:-3], size[-3:]
+    if unit not in UNITS:
+        number, unit = size[:-2], size[-2:]
+    if unit not in UNITS or not (number.isascii() and number.isdecimal()) or len(number) > 9:
+        return None
+    amount = int(number) * UNITS[unit]
+    return amount if amount >= int(MIN_MEMORY[:-2]) * UNITS["MB"] else None
 
 
 def _fault_of_number(name: str, value: float) -> str | None:
@@ -159,7 +198,11 @@ def make_function(
     after = as_list(options.after)
     if "generator" in kind and options.emits is None:
         faults.append(Fault(where, f'@function "{name}": a generator needs `emits`, the type of the events it yields'))
-    parameters = read_parameters(declaration.call, name, after, root=not after, resources=resources)
+    if "generator" in kind and options.batch > 1:
+        faults.append(Fault(where, f'@function "{name}": what a generator yields would belong to no event of the batch; return a list'))
+    parameters = read_parameters(declaration.call, name, after, root=not after, resources=resources, batch=options.batch)
+    if options.memory is not None and not options.isolate:
+        faults.append(Fault(where, f'@function "{name}": `memory` limits a worker process; add isolate=True, or leave it out'))
     if isinstance(parameters, list):
         return faults + [Fault(where, message) for message in parameters]
     if faults:
@@ -173,7 +216,9 @@ def make_function(
         line=line,
         generation=generation,
         settings=settings,
-        resources=tuple(one for taken in parameters.resources if (one := (resources or {})[taken])),
+        resources=() if options.isolate else tuple(one for taken in parameters.resources if (one := (resources or {})[taken])),
+        isolate=options.isolate,
+        memory=(bytes_of(options.memory) or 0) if options.memory else 0,
         **_common(options),
     )
 
@@ -181,13 +226,16 @@ def make_function(
 def make_external(name: str, table: FunctionSettings, place: str, generation: int) -> FunctionSpec:
     """Return the function that a table `[functions.NAME]` with a target describes; `place` is that of the table."""
     assert table.target is not None
-    options = msgspec.convert(table.overrides, Options)
+    is_command = isinstance(table.target, CommandSettings)
+    options = msgspec.convert(({"concurrency": PROCESSES} if is_command else {}) | table.overrides, Options)
     after = as_list(options.after)
+    payload = payload_of(after)
+    batched = Parameters((lambda call: call.columns[0],), (), (), each=(payload,))
     return FunctionSpec(
         name=name,
         call=table.target,
-        parameters=Parameters((payload_of(after),), (), ()),
-        kind="command" if isinstance(table.target, CommandSettings) else "service",
+        parameters=batched if options.batch > 1 else Parameters((payload,), (), ()),
+        kind="command" if is_command else "service",
         file=place,
         generation=generation,
         settings=table.settings,
@@ -197,5 +245,5 @@ def make_external(name: str, table: FunctionSettings, place: str, generation: in
 
 def _common(options: Options) -> dict[str, Any]:
     """Return the fields of a function that are options as they are."""
-    same = ("emits", "rate", "max_emits", "retries", "backoff", "backoff_max", "timeout", "concurrency")
+    same = ("emits", "rate", "max_emits", "retries", "backoff", "backoff_max", "timeout", "concurrency", "batch", "batch_wait")
     return {field: getattr(options, field) for field in same} | {"on": as_list(options.on), "after": as_list(options.after)}

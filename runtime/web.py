@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import Any
@@ -28,6 +28,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = Mapping[str, str | list[str]]
 
 
 class Problem(Exception):
@@ -115,18 +116,23 @@ async def read_body(receive: Receive, limit: int, patience: float = 30.0) -> byt
         raise Problem(408, f"the body took longer than {patience:g} s", connection="close") from None
 
 
-async def respond(
-    send: Send, status: int, body: bytes, media_type: str = "application/json", headers: dict[str, str] | None = None
-) -> None:
-    """Send a whole answer; a 204 has no body."""
-    pairs = [] if status == 204 else [(b"content-length", b"%d" % len(body)), (b"content-type", media_type.encode())]
-    if headers:
-        pairs += [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()]
+async def respond(send: Send, status: int, body: bytes, media_type: str = "application/json", headers: Headers | None = None) -> None:
+    """Send a whole answer; a 204 or 304 has no body.
+
+    `headers` have lower-case names, and a list where one is to be sent several times; a `content-type` there goes before `media_type`.
+    """
+    body = b"" if status in (204, 304) else body
+    pairs = [] if status in (204, 304) else [(b"content-length", b"%d" % len(body))]
+    if not (headers and "content-type" in headers) and pairs:
+        pairs.append((b"content-type", media_type.encode()))
+    for name, value in (headers or {}).items():
+        lines = [value] if isinstance(value, str) else value
+        pairs += [(name.encode("latin-1"), line.encode("latin-1", "replace")) for line in lines]
     await send({"type": "http.response.start", "status": status, "headers": pairs})
     await send({"type": "http.response.body", "body": body})
 
 
-async def respond_problem(send: Send, problem: Problem, headers: dict[str, str] | None = None) -> None:
+async def respond_problem(send: Send, problem: Problem, headers: Headers | None = None) -> None:
     """Send a problem; `headers` go beside its own."""
     await respond(send, problem.status, problem.body(), "application/problem+json", {**problem.headers, **(headers or {})})
 

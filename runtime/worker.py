@@ -17,6 +17,7 @@ import msgspec
 from runtime.codec import to_builtins
 from runtime.contracts import Clock, Executor, Journal
 from runtime.errors import DataError, HopLimit, Reject, Skip, StepTimeout
+from runtime.executors.batch import Batches
 from runtime.flow.dispatch import Dispatch
 from runtime.flow.failure import LATE, STUBBORN, backoff, clean, error_of, is_permanent, told
 from runtime.flow.intake import Intake
@@ -53,6 +54,7 @@ class Pool:
         self._journal = journal
         self._clock = clock
         self.executors = executors
+        self.batches = Batches(clock, executors, self._arm_late)
         self._keeper = keeper
         self.max_hops = max_hops
         self._idle: list[asyncio.Future[None]] = []
@@ -122,7 +124,7 @@ class Pool:
         if isinstance(error, asyncio.CancelledError):
             _forget_cancellation()
             if attempt.expired:
-                error = overrun(attempt)
+                error = overrun(attempt, str(error))
         self._fail(attempt, error)
 
     async def _call(self, attempt: Attempt) -> Any:
@@ -138,7 +140,8 @@ class Pool:
                 attempt.resources = await self._keeper.lease(function.resources)
             if function.parameters.takes_state:
                 attempt.state = await self._journal.state(function.name, attempt.event.key)
-            return await self.executors[function.executor](attempt)
+            executor = self.executors[function.executor] if function.batch == 1 else self.batches
+            return await executor(attempt)
         finally:
             attempt.ended = True
             if self._unarmed and self._unarmed[-1] is mark:
@@ -247,13 +250,22 @@ class Pool:
         for attempt, task in self._unarmed:
             if not attempt.ended:
                 suspended = True
-                due = self._clock.monotonic() + attempt.function.timeout
-                attempt.timer = self._clock.call_later(attempt.function.timeout, self._expire, attempt, task, due)
+                if attempt.function.batch == 1:
+                    self._arm(attempt, task)
         self._unarmed.clear()
         if not self._dispatch.has_work():
             self._awake = False
         elif suspended:
             self._wake_next()
+
+    def _arm(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
+        due = self._clock.monotonic() + attempt.function.timeout
+        attempt.timer = self._clock.call_later(attempt.function.timeout, self._expire, attempt, task, due)
+
+    def _arm_late(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
+        """Set the timer of an attempt that has waited for its batch."""
+        attempt.context.deadline = self._clock.time() + attempt.function.timeout
+        self._arm(attempt, task)
 
     def _expire(self, attempt: Attempt, task: asyncio.Task[None], due: float) -> None:
         """Cancel an attempt that has used up its timeout; one that stood still with the process is given a little more, once."""
@@ -285,6 +297,7 @@ class Pool:
     async def stop(self, grace: float) -> None:
         """Give running attempts `grace` seconds to end, then cancel them; nothing new is started."""
         self._stopping = True
+        self.batches.hurry()
         for future in self._idle:
             future.cancel()
         if self._tasks:
@@ -303,12 +316,12 @@ def _forget_cancellation() -> None:
         task.uncancel()
 
 
-def overrun(attempt: Attempt) -> StepTimeout:
-    """Return the error of an attempt that has used up its timeout."""
+def overrun(attempt: Attempt, told: str = "") -> StepTimeout:
+    """Return the error of an attempt that has used up its timeout; `told` is what its executor has to say."""
     function = attempt.function
     waiting = function.resources if attempt.resources is None else ()
     named = ", ".join(f'"{resource.name}" ({resource.where})' for resource in waiting)
-    why = f", and waited for what it takes to open: {named}" if named else ""
+    why = f", and waited for what it takes to open: {named}" if named else f"; {told}" if told else ""
     return StepTimeout(f'"{function.name}" took longer than {function.timeout:g} s{why}')
 
 

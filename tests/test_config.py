@@ -27,6 +27,8 @@ from runtime.settings import (
 )
 
 TABLES = "[runtime], [log], [journal], [dispatch], [sources], [sinks], [functions], [resources], [admin]"
+URL = 'expected an address like "http://127.0.0.1:9000/price", found something else; correct it'
+GRPC = 'expected HOST:PORT with a port of 1 … 65535, as in "127.0.0.1:50051" or "[::1]:50051", found something else; correct it'
 LISTEN = 'expected HOST:PORT with a port of 0 … 65535, as in "127.0.0.1:8080" or "[::1]:8080"'
 
 EXAMPLE = """
@@ -250,38 +252,94 @@ def test_folders_are_relative_to_the_file_unless_they_are_absolute(project: Path
             "[functions.a]\nretrys = 1",
             (
                 'runtime.toml [functions.a] retrys: unknown option `retrys` (did you mean "retries"?); allowed: '
-                "after, backoff, backoff_max, concurrency, emits, max_emits, name, on, rate, retries, timeout"
+                "after, backoff, backoff_max, batch, batch_wait, concurrency, emits, isolate, max_emits, memory, name, on, rate, retries,"
+                " timeout"
             ),
         ),
         ("[functions.a]\nretries = -1", "runtime.toml [functions.a] retries: `retries` is 0 or more, found -1"),
+        (
+            '[functions.a]\ncommand = ["node"]\nbatch = 2',
+            "runtime.toml [functions.a] batch: expected no `batch` beside `command`, which is given one event at a time; remove the key",
+        ),
+        (
+            '[functions.a]\ncommand = ["node"]\nisolate = true',
+            "runtime.toml [functions.a] isolate: expected no `isolate` beside `command`, which has no worker process; remove the key",
+        ),
         ("[functions.a]\ntimeout = nan", "runtime.toml [functions.a] timeout: expected a number, found nan"),
         (
-            "[functions.a]\nisolate = true",
-            "runtime.toml [functions.a] isolate: `isolate`: isolation in a worker process is not supported yet; leave the option out",
+            "[functions.a]\nisolate = 1",
+            "runtime.toml [functions.a] isolate: `isolate`: expected `bool`, got `int`, found 1",
         ),
         (
             '[functions.a]\nname = "b"',
             "runtime.toml [functions.a] name: expected no `name`: only the file gives it, as in @function(name=…); remove the key",
         ),
         ('[functions.a]\nsettings = "b"', "runtime.toml [functions.a] settings: expected a table, found a string"),
+        ('[functions.a]\ncommand = "node a.js"', "runtime.toml [functions.a] command: expected a list of strings, found a string"),
+        ("[functions.a]\ncommand = []", "runtime.toml [functions.a] command: expected a list of strings, found an empty list"),
         (
-            '[functions.a]\ncommand = ["node", "a.js"]\non = "a"',
-            "runtime.toml [functions.a] command: commands are not supported yet; write the function in Python, or remove the table",
+            '[functions.a]\ncommand = ["node"]\nmode = "onec"',
+            'runtime.toml [functions.a] mode: expected "persistent" or "once", found "onec" (did you mean "once"?)',
         ),
         (
-            '[functions.a]\nurl = "http://a"',
-            "runtime.toml [functions.a] url: remote services are not supported yet; write the function in Python, or remove the table",
+            '[functions.a]\ncommand = ["node", "\\u0000"]',
+            ("runtime.toml [functions.a] command: expected texts that a process can be given, found a NUL character in one; remove it"),
         ),
         (
-            '[functions.a]\ngrpc = "a:1"',
-            "runtime.toml [functions.a] grpc: remote services are not supported yet; write the function in Python, or remove the table",
+            '[functions.a]\ncommand = ["node"]\nenv = { "A=B" = "secret" }',
+            'runtime.toml [functions.a] env: expected names of variables, found "A=B"; an "=" separates it from its value',
         ),
+        ('[functions.a]\nurl = "ftp://secret"', f"runtime.toml [functions.a] url: {URL}"),
+        ('[functions.a]\nurl = "http://:80"', f"runtime.toml [functions.a] url: {URL}"),
+        ('[functions.a]\nurl = "http://a:99999"', f"runtime.toml [functions.a] url: {URL}"),
+        ('[functions.a]\nurl = "http://a/b c"', f"runtime.toml [functions.a] url: {URL}"),
+        ('[functions.a]\nurl = ""', "runtime.toml [functions.a] url: expected a string that is not empty, found a string"),
         (
-            '[functions.a]\nhandler = "a.b"',
+            '[functions.a]\nurl = "http://ada:secret@a"',
             (
-                "runtime.toml [functions.a] handler: handlers of other conventions are not supported yet; "
-                "write the function in Python, or remove the table"
+                "runtime.toml [functions.a] url: expected no user and no password in it, found some; "
+                'write them as headers = { authorization = "…" }'
             ),
+        ),
+        (
+            '[functions.a]\nurl = "http://a"\nheaders = { ce-id = "secret" }',
+            'runtime.toml [functions.a] headers: "ce-id" is no name of a header, or of one that the runtime sets itself; remove it',
+        ),
+        (
+            '[functions.a]\nurl = "http://a"\nheaders = { authorization = "secret\\n" }',
+            (
+                'runtime.toml [functions.a] headers: "authorization": '
+                "expected printable ASCII, found something else, perhaps a line break; correct it"
+            ),
+        ),
+        (
+            '[functions.a]\nurl = "http://a"\nheaders = { a = "secret", b = 5 }',
+            "runtime.toml [functions.a] headers: expected a table of strings, found a value in it that is none; quote it",
+        ),
+        (
+            '[functions.a]\nurl = "http://a"\ngrpc = "a:1"',
+            "runtime.toml [functions.a] grpc: expected one of command, url, grpc, found `url` beside it; remove one of them",
+        ),
+        (
+            '[functions.a]\nurl = "http://a"\nbatch = 5',
+            "runtime.toml [functions.a] batch: expected no `batch` beside `url`, which is given one event at a time; remove the key",
+        ),
+        ('[functions.a]\ngrpc = "http://a:1"', f"runtime.toml [functions.a] grpc: {GRPC}"),
+        ('[functions.a]\ngrpc = "a:0"', f"runtime.toml [functions.a] grpc: {GRPC}"),
+        (
+            '[functions.a]\ngrpc = "a:1"\nmetadata = { Token = "secret" }',
+            (
+                'runtime.toml [functions.a] metadata: "Token" is no lower-case name of metadata in text, '
+                "or of one that the runtime sets itself; remove it"
+            ),
+        ),
+        (
+            '[functions.a]\nhandler = "a"',
+            'runtime.toml [functions.a] handler: expected FILE.FUNCTION, as in "orders.lambda_handler" for functions/orders.py, found "a"',
+        ),
+        (
+            '[functions.a]\nhandler = "a.b"\nurl = "http://a"',
+            "runtime.toml [functions.a] handler: expected no handler beside `url`; remove one of them",
         ),
         # the admin API
         ('[admin]\nlisten = "8090"', f'runtime.toml [admin] listen: {LISTEN}, found "8090"'),

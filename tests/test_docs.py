@@ -25,10 +25,11 @@ from runtime import errors, hookspecs, settings, testing
 from runtime.admin.api import make_api
 from runtime.check import check
 from runtime.cli import main
+from runtime.executors.remote import LARGEST
 from runtime.flow.backlog import CHUNK, QUARANTINE
 from runtime.flow.dispatch import SUSPECT, WINDOW
 from runtime.flow.intake import DEATH
-from runtime.function import LATER, LONGEST_DELAY, Options
+from runtime.function import LONGEST_DELAY, Options
 from runtime.journal.memory import KEPT
 from runtime.journal.sqlite.files import RESERVE
 from runtime.journal.sqlite.journal import SMALL, SqliteJournal
@@ -54,13 +55,17 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "[sources.NAME]": settings.SourceSettings,
     "[sinks.NAME]": settings.SinkSettings,
     "[functions.NAME]": settings.FunctionSettings,
+    "A service over HTTP": settings.ServiceSettings,
+    "A service over gRPC": settings.GrpcSettings,
     "[resources.NAME]": settings.ResourceSettings,
     "[admin]": settings.AdminSettings,
+    "An isolated function": settings.ProcessSettings,
+    "A command": settings.CommandSettings,
     "Route of http": http.Route,
     "Auth of http": http.Auth,
     "Auth of webhook": webhook.Auth,
 }
-GATHERED = {"options", "overrides", "target", "process", "handler"}  # fields for the keys that stand in the table itself
+GATHERED = {"options", "overrides", "target", "process"}  # fields for the keys that stand in the table itself
 
 
 def sections(page: str) -> dict[str, str]:
@@ -100,7 +105,6 @@ def shipped() -> Iterator[tuple[str, type[msgspec.Struct]]]:
 def test_every_option_of_a_function_is_told_with_its_default() -> None:
     section = sections("docs/functions.md")["Options"]
     assert defaults(section) == fields(Options)
-    assert all(f"`{name}`" in section for name in LATER)
 
 
 @pytest.mark.parametrize(("title", "model"), [*SECTIONS.items(), *shipped()], ids=lambda value: value if isinstance(value, str) else "")
@@ -201,6 +205,7 @@ def test_the_numbers_of_the_promise_are_those_of_the_code() -> None:
     assert f"{RESERVE // 2**20} MiB" in page["The files of the journal"]
     assert f"beyond {SMALL // 2**20} MiB" in page["The files of the journal"]
     assert f"The last {KEPT:,} ended" in page["The journal in memory"]
+    assert f"{LARGEST // 2**20} MiB" in sections("docs/functions.md")["Services"]
     assert f"{LONGEST_DELAY:,} seconds" in sections("docs/functions.md")["Context"]
 
 

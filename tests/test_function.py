@@ -10,10 +10,10 @@ import pytest
 from support import faults_of, graph_of
 
 from runtime import Context, Event, Reject, function
-from runtime.function import LATER, Options, collecting
-from runtime.specs import FIELDS
+from runtime.function import Options, collecting
+from runtime.specs import FIELDS, bytes_of
 
-ALLOWED = "after, backoff, backoff_max, concurrency, emits, max_emits, name, on, rate, retries, timeout"
+ALLOWED = "after, backoff, backoff_max, batch, batch_wait, concurrency, emits, isolate, max_emits, memory, name, on, rate, retries, timeout"
 EVENT = Event(type="order.placed", source="test", id="7")
 
 
@@ -117,10 +117,11 @@ def test_the_kind_of_a_function_says_where_it_runs() -> None:
         ({"emits": "order.*"}, '`emits` is one event type without wildcards, found "order.*"'),
         ({"emits": ""}, '`emits` is one event type without wildcards, found ""'),
         ({"after": {}}, "`after`: expected `str | array`, got `object`, found {}"),
-        ({"isolate": True}, "`isolate`: isolation in a worker process is not supported yet; leave the option out"),
-        ({"memory": "512MB"}, "`memory`: memory limits are not supported yet; leave the option out"),
-        ({"batch": 10}, "`batch`: batches are not supported yet; leave the option out"),
-        ({"batch_wait": 1.0}, "`batch_wait`: batches are not supported yet; leave the option out"),
+        ({"isolate": "yes"}, "`isolate`: expected `bool`, got `str`, found 'yes'"),
+        ({"memory": "512"}, '`memory` is a size of 64MB or more, as in "512MB" or "2GiB", found "512"'),
+        ({"memory": "63MB"}, '`memory` is a size of 64MB or more, as in "512MB" or "2GiB", found "63MB"'),
+        ({"batch": 0}, "`batch` is 1 or more, found 0"),
+        ({"batch_wait": -1}, "`batch_wait` is 0 or more, found -1"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -157,8 +158,7 @@ def test_all_wrong_options_of_all_functions_are_told_together() -> None:
 def test_no_option_of_the_contract_is_unknown_and_none_is_both_taken_and_refused() -> None:
     contract = {"on", "after", "emits", "name", "retries", "backoff", "backoff_max", "timeout", "concurrency", "isolate", "memory"}
     contract |= {"batch", "batch_wait", "rate", "max_emits"}
-    assert FIELDS.keys() | LATER.keys() == contract
-    assert not FIELDS.keys() & LATER.keys()
+    assert FIELDS.keys() == contract
     assert set(Options.__struct_fields__) == FIELDS.keys()
 
 
@@ -260,12 +260,22 @@ def test_options_without_their_names_are_refused_with_the_line_to_write() -> Non
         function("a")  # type: ignore[call-overload]
 
 
-def test_the_defaults_of_what_is_not_there_yet_are_as_good_as_none() -> None:
+def test_a_limit_of_memory_needs_a_process_to_limit() -> None:
     def declare() -> None:
-        @function(on="x", isolate=False, batch=1, batch_wait=0.05)
-        def fine(data: int) -> None: ...
+        @function(on="x", memory="512MB")
+        def large(data: int) -> None: ...
 
-    assert faults_of(declare) == []
+    assert faults_of(declare) == [
+        'functions/test.py:10: @function "large": `memory` limits a worker process; add isolate=True, or leave it out'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("size", "bytes"),
+    [("512MB", 512_000_000), ("2GiB", 2**31), ("64MB", 64_000_000), ("1GB", 10**9), ("MB", None), ("1.5GB", None), ("-5GB", None)],
+)
+def test_a_size_is_a_whole_number_with_its_unit(size: str, bytes: int | None) -> None:
+    assert bytes_of(size) == bytes
 
 
 def test_an_empty_on_is_a_fault() -> None:

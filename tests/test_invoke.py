@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,12 @@ async def test_resources_are_opened_when_they_are_needed_and_closed_at_the_end(t
     assert failed is not None
     assert failed.startswith('"fail" failed: ResourceError: the resource "broken" (functions/orders.py:')
     assert failed.endswith(") could not be opened: OSError: refused")
+
+
+async def test_a_command_is_called_like_any_function_and_its_process_ends(tmp_path: Path) -> None:
+    command = 'echo $$ >> pids; read -r line; echo \'{"emit": [{"type": "noted", "data": 1}]}\'; read -r line'
+    (tmp_path / "runtime.toml").write_text(f"[functions.note]\ncommand = ['sh', '-c', \"\"\"{command}\"\"\"]\nafter = 'validate'\n")
+    done = await call(tmp_path, "note", {"id": "7"})
+    assert (done.failed, done.result, [event.type for event in done.emitted]) == (None, None, ["noted"])
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pids").read_text()), 0)

@@ -16,7 +16,7 @@ from runtime.check import check
 from runtime.contracts import Source
 from runtime.errors import ConfigError
 from runtime.folder import PACKAGE
-from runtime.plugins import GROUP, Plugins, load_plugins
+from runtime.plugins import CONVENTIONS, GROUP, Plugins, load_plugins
 from runtime.settings import JournalSettings, Settings, SinkSettings, SourceSettings
 from runtime.testing import VirtualClock
 
@@ -151,9 +151,9 @@ def test_files_import_helpers_beside_them_which_are_no_plugins(tmp_path: Path, w
 
 def test_a_second_load_reads_what_was_saved_since(tmp_path: Path, write: Write) -> None:
     write(ticks="from ._kinds import KIND\n" + TICKS.replace('"ticks"', "KIND"), _kinds="KIND = 'aaa'\n")
-    assert loaded(tmp_path).kinds() == {"aaa"}
+    assert loaded(tmp_path).kinds() == {"aaa", *CONVENTIONS}
     write(_kinds="KIND = 'bbb'\n")
-    assert loaded(tmp_path).kinds() == {"bbb"}
+    assert loaded(tmp_path).kinds() == {"bbb", *CONVENTIONS}
 
 
 def test_editors_own_files_are_left_alone(tmp_path: Path, write: Write) -> None:
@@ -461,7 +461,7 @@ def test_a_file_may_offer_all_there_is(tmp_path: Path, write: Write) -> None:
     plugins = loaded(tmp_path)
     assert plugins.faults == []
     assert plugins.journal("mine").__name__ == "Mine"
-    assert [convention.__name__ for convention in plugins.conventions()] == ["handlers"]
+    assert [getattr(one, "__name__", "") for one in plugins.conventions()] == ["", "", "handlers"]  # the shipped ones are objects
     assert list(plugins.commands()) == ["greet"]
     plugins.notices.tell("step_finished", event="an event", step="a step")
     assert sys.modules[f"{PACKAGE}.more"].HEARD == ["a step"]
@@ -488,7 +488,11 @@ def test_a_journal_of_a_broken_plugin_is_named_with_what_to_mend(tmp_path: Path,
     ("hook", "offer", "why"),
     [
         ("register_journals", "{'bad': int}", 'the journal "bad": expected a class that derives from Journal, found the class int'),
-        ("register_conventions", "{'bad': 7}", 'the convention "bad": expected a function that takes a module, found a value of type int'),
+        ("register_conventions", "{'bad': 7}",
+         ('the convention "bad": expected a function that takes a module, or an object of a class that derives from Handlers, '
+          "found a value of type int")),
+        ("register_conventions", "{'bad': __import__('runtime').Handlers}",
+         'the convention "bad": expected an object, found the class Handlers; write Handlers()'),
         ("register_commands", "{'bad': print}",
          'the command "bad": expected a function under @click.command(), found a value of type builtin_function_or_method'),
     ],

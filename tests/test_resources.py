@@ -287,7 +287,8 @@ async def test_another_table_opens_the_resource_anew(tmp_path: Path, monkeypatch
     text = (tmp_path / "runtime.toml").read_text()
     for changed, size, log in (("[log]\n", 3, ["open"]), ("size = 4", 4, ["open", "close", "open"])):
         (tmp_path / "runtime.toml").write_text(text.replace("size = 3", changed) if "size" in changed else text + changed)
-        await project.app.loader.reconfigure(config.load(tmp_path / "runtime.toml"), (), lambda: None)
+        conventions = project.app.plugins.conventions()
+        await project.app.loader.reconfigure(config.load(tmp_path / "runtime.toml"), conventions, lambda: None)
         await _until(lambda log=log: len(project.log) >= len(log) - 1)
         assert await project.go() == size
         assert project.log == log

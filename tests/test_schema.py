@@ -29,6 +29,8 @@ def ledger(settings): ...
 
 @function(on="order.placed")
 def charge(data): ...
+
+def resize(event, context): ...
 """
 PROBE = """
 import datetime, decimal, enum, uuid
@@ -117,7 +119,7 @@ def test_the_schema_takes_the_configuration_of_the_sample_system_and_the_whole_c
     assert refused(schema, EXAMPLE.replace('"cron"', '"probe"').replace("schedule ", "from ").partition("timezone")[0]) == []
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page not in TUTORIALS and blocks(page, "toml")])
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "toml") and page not in TUTORIALS])
 def test_the_schema_takes_every_configuration_of_the_docs(page: str, tmp_path: Path) -> None:
     (tmp_path / "plugins").mkdir()
     for text in blocks(page, "python"):
@@ -133,6 +135,7 @@ SOURCE = '[sources.a]\nplugin = "probe"\n'
 HTTP = '[sources.a]\nplugin = "http"\nlisten = "127.0.0.1:0"\n'
 SINK = '[sinks.a]\nplugin = "jsonl"\npath = "a"\n'
 FUNCTION = "[functions.charge]\n"
+REMOTE = "[functions.price]\n"
 TAKEN = [
     "",
     "[sources]",
@@ -169,7 +172,15 @@ TAKEN = [
     FUNCTION + 'settings = { currency = "EUR", when = 2026-01-01, deep = [{ a = 1 }] }',
     FUNCTION + 'on = "a"\nretries = 0\nbackoff = 0\nbackoff_max = 0\ntimeout = 0.1\nconcurrency = 1\nrate = 0.1\nmax_emits = 1',
     FUNCTION + 'on = ["a", "b.*"]\nemits = "c"\nretries = "${UNSET:-1}"\nrate = "${UNSET:-1}"\nafter = []',
+    '[functions.thumb]\ncommand = ["node", "thumb.js"]\non = "a"',
+    '[functions.thumb]\ncommand = ["${UNSET:-node}"]\nmode = "once"\nenv = { A = "${UNSET:-b}" }\nsandbox = ["nice"]',
+    '[functions.thumb]\ncommand = ["node"]\nmode = "persistent"\ncwd = "a"\nmax_calls = 5',
+    '[functions.resize]\nhandler = "payment.resize"\non = "a"',
     FUNCTION + "isolate = false\nbatch = 1\nbatch_wait = 0.05",
+    FUNCTION + 'isolate = true\nmemory = "512MB"\ncwd = "."\nenv = { A = "b" }\nsandbox = ["nice"]\nmax_calls = 5',
+    FUNCTION + 'batch = "${UNSET:-10}"\nbatch_wait = 0',
+    REMOTE + 'url = "http://127.0.0.1:1/a"\non = "a"\nheaders = { authorization = "${UNSET:-x}" }\ntimeout = 3',
+    REMOTE + 'grpc = "${UNSET:-[::1]:1}"\non = "a"\nmetadata = { token = "x" }',
     '[resources]\n[resources.ledger]\nsize = "${UNSET:-3}"\nhosts = ["a", 2]\ndeep = { any = [{ key = true }] }',
 ]
 
@@ -181,7 +192,7 @@ def test_what_the_runtime_takes_the_schema_takes(project: Path, schema: dict[str
 
 
 def test_the_examples_of_all_kinds_are_taken(project: Path, schema: dict[str, Any]) -> None:
-    kinds = [kind for kind in list_kinds(config.read(project / "runtime.toml")[0], VirtualClock()) if kind.part]
+    kinds = [kind for kind in list_kinds(config.read(project / "runtime.toml")[0], VirtualClock()) if kind.role in ("source", "sink")]
     assert {"console", "http", "jsonl", "probe"} <= {kind.name for kind in kinds}
     for kind in kinds:
         assert kind.part is not None
@@ -239,9 +250,23 @@ def test_the_examples_of_all_kinds_are_taken(project: Path, schema: dict[str, An
         FUNCTION + "retries = -1",
         FUNCTION + "timeout = 0",
         FUNCTION + "rate = 0",
+        FUNCTION + "batch = 0",
+        FUNCTION + "batch_wait = -1",
         FUNCTION + 'name = "other"',
         FUNCTION + "settings = 1",
-        FUNCTION + "isolate = true",
+        '[functions.resize]\nhandler = ""',
+        "[functions.resize]\nhandler = 5",
+        REMOTE + "url = 5",
+        REMOTE + 'url = "http://a"\nheaders = { a = 1 }',
+        REMOTE + 'grpc = ""',
+        FUNCTION + "isolate = 1",
+        FUNCTION + "isolate = true\nmax_calls = 0",
+        FUNCTION + "memory = 512",
+        '[functions.thumb]\ncommand = "node"',
+        "[functions.thumb]\ncommand = []",
+        '[functions.thumb]\ncommand = ["node"]\nmode = "often"',
+        '[functions.thumb]\ncommand = ["node"]\nenv = { A = 1 }',
+        '[functions.thumb]\ncommand = ["node"]\nmax_calls = 0',
     ],
 )
 def test_a_mistake_is_refused_by_both(project: Path, schema: dict[str, Any], text: str) -> None:

@@ -50,7 +50,10 @@ class Api:
 
     async def functions(self, _request: Request) -> Response:
         """List the functions in topological order."""
-        return answer({"functions": [function_shape(function) for function in self._app.generation.graph.functions]})
+        app, hanging = self._app, self._app.hanging()
+        functions = app.generation.graph.functions
+        shapes = [function_shape(one, hanging.get(one.name, ()), escalated=app.is_escalated(one)) for one in functions]
+        return answer({"functions": shapes})
 
     async def graph(self, _request: Request) -> Response:
         """Return nodes, edges and order."""

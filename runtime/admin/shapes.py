@@ -113,12 +113,16 @@ def _step_shape(step: Step) -> dict[str, Any]:
     }
 
 
-def function_shape(function: FunctionSpec) -> dict[str, Any]:
-    """Return a function as the API lists it."""
+def function_shape(function: FunctionSpec, hanging: Sequence[str] = (), *, escalated: bool = False) -> dict[str, Any]:
+    """Return a function as the API lists it.
+
+    `hanging` are the lines in which threads of it hang; `escalated`: it is isolated for that, for now.
+    """
     same = ("name", "emits", "file", "line", "executor", "generation", "retries", "backoff", "backoff_max", "timeout")
     shape = {field: getattr(function, field) for field in (*same, "concurrency", "rate")}
-    resources = [resource.name for resource in function.resources]
-    return {**shape, "on": list(function.on), "after": list(function.after), "resources": resources}
+    shape |= {"on": list(function.on), "after": list(function.after), "resources": [one.name for one in function.resources]}
+    shape |= {"batch": function.batch, "hanging": list(hanging), "escalated": escalated}
+    return shape | {"executor": "process"} if escalated else shape
 
 
 def generation_shape(change: Change) -> dict[str, Any]:

@@ -42,7 +42,12 @@ def is_permanent(error: BaseException) -> bool:
 
 
 def error_of(error: BaseException) -> StepError:
-    """Return the record of an exception, with its traceback as text so that no frame is kept; overlong text is cut."""
+    """Return the record of an exception, with its traceback as text so that no frame is kept; overlong text is cut.
+
+    An exception that was raised in another process has its `record`, and its `line` for people, from there.
+    """
+    if isinstance(there := getattr(error, "record", None), StepError):
+        return there
     status = error.status if isinstance(error, Reject) else 500
     trace = clean("".join(traceback.format_exception(type(error), error, _of_user(error))))
     return StepError(type(error).__name__, _cut(_text_of(error), LONGEST), _cut(trace, 10 * LONGEST), status)
@@ -50,6 +55,8 @@ def error_of(error: BaseException) -> StepError:
 
 def told(error: BaseException) -> str:
     """Return an exception as a line for people: type, text and where it was raised."""
+    if isinstance(getattr(error, "record", None), StepError):
+        return str(getattr(error, "line", ""))
     frames = traceback.extract_tb(_of_user(error))
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     text = _cut(" ".join(_text_of(error).split()), 1000)
@@ -77,4 +84,4 @@ def _of_user(error: BaseException) -> TracebackType | None:
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(RUNTIME):
         trace = trace.tb_next
-    return trace if trace or isinstance(error, Error) else error.__traceback__
+    return trace if trace or isinstance(error, Error | Reject | Unavailable) else error.__traceback__

@@ -51,7 +51,7 @@ class Gate:
     def adopt(self, function: FunctionSpec) -> None:
         """Take the limits of a new generation of the function."""
         self.function = function
-        self.limit = function.concurrency
+        self.limit = function.concurrency * function.batch  # so that all calls can be full
         self.interval = 1 / function.rate if function.rate else 0.0
 
     def is_open(self, now: float) -> bool:

@@ -14,7 +14,7 @@ import msgspec
 
 from runtime.contracts import Timer
 from runtime.errors import RunFailed
-from runtime.event import Event
+from runtime.event import Event, answer_of
 from runtime.function import Context
 from runtime.graph import Plan
 from runtime.records import DONE, FAILED, RETRYING, RUNNING, SKIPPED, Entry, Status, Step, StepError, is_pending
@@ -226,6 +226,8 @@ class Attempt:
 def reply(entry: Entry, plan: Plan, steps: Mapping[str, Step]) -> Any:
     """Return the result of a run: that of the one leaf, or a dict by leaf name; None for leaves without one.
 
+    It is an `Answer` when an HTTP request is answered by a function that is annotated so.
+
     Raises:
         RunFailed: a step has failed; the first in the order of the plan is named.
     """
@@ -237,7 +239,8 @@ def reply(entry: Entry, plan: Plan, steps: Mapping[str, Step]) -> Any:
             raise RunFailed(entry.event.id, step.function, error.type, error.message, status=error.status, rejected=rejected)
     leaves = [steps.get(name) or Step(name) for name in (plan.functions[leaf].name for leaf in plan.leaves)]
     if len(leaves) == 1:
-        return leaves[0].result
+        answers = entry.event.request is not None and plan.functions[plan.leaves[0]].parameters.answers
+        return answer_of(leaves[0].result) if answers else leaves[0].result
     if all(leaf.status != DONE for leaf in leaves):
         return None
     return {leaf.function: leaf.result for leaf in leaves}

@@ -10,10 +10,13 @@ import msgspec
 
 from runtime.errors import Fault, LoadError, nearest
 from runtime.graph import Graph, build_graph, missing_faults
+from runtime.loading.handlers import Before, read_handlers
 from runtime.loading.importer import Loaded, Modules, PartialLoad, shown
+from runtime.loading.isolation import Isolations
 from runtime.resources import ResourceSpec, make_resources
-from runtime.settings import Settings
+from runtime.settings import ProcessSettings, Settings
 from runtime.specs import FunctionSpec, SinkSpec, as_list, make_external, make_function
+from runtime.targets import fault_of_target
 from runtime.toml import place_of
 
 
@@ -78,13 +81,42 @@ def make_graph(modules: Modules, settings: Settings, number: int, previous: Gene
     with shown(modules):
         resources, faults = _resources(modules.declared, settings, before)
         checked = _checked(previous, settings, resources)
-        functions, others = _functions(modules.declared, settings, number, resources, checked=checked)
+        handlers, others = read_handlers(modules, settings, _before(previous))
+        functions, more = _functions([*modules.declared, *handlers], settings, number, resources, checked=checked)
+        others += more
+    isolations = Isolations(modules, settings, resources)
+    functions, more = _isolated(functions, isolations, settings)
+    others += more
     faults += others or _unknown_tables(settings, {function.name for function in functions}, resources.keys())
     made = [resource for resource in resources.values() if resource is not None]
     graph = faults or build_graph([_kept(one, before) for one in functions], sink_specs(settings), made)
     if isinstance(graph, list):
         raise LoadError(graph)
     return graph
+
+
+def _isolated(functions: Sequence[FunctionSpec], isolations: Isolations, settings: Settings) -> tuple[list[FunctionSpec], list[Fault]]:
+    """Return the functions with what a process needs to make them, and the faults of those that ask for what they cannot have."""
+    made: list[FunctionSpec] = []
+    faults: list[Fault] = []
+    for function in functions:
+        table = settings.functions.get(function.name)
+        process = table.process if table else ProcessSettings()
+        given = [field for field in process.__struct_fields__ if getattr(process, field) != getattr(ProcessSettings(), field)]
+        if given and not function.isolate:
+            place = place_of(settings.path.name, ("functions", function.name), given[0])
+            faults.append(Fault(place, "only functions with a worker process of their own have it; add isolate = true, or remove the key"))
+        isolation = function.isolation or isolations.of(function)
+        if function.isolate and isolation is None:
+            faults.append(
+                Fault(function.where, f'"{function.name}" cannot be isolated: no `@function` in a file declares it; remove isolate')
+            )
+        made.append(msgspec.structs.replace(function, isolation=isolation) if isolation is not function.isolation else function)
+    return made, faults
+
+
+def _before(previous: Generation | None) -> Before | None:
+    return Before(previous.graph, previous.settings, previous.modules.conventions) if previous else None
 
 
 def faults_beside(error: PartialLoad, settings: Settings) -> list[Fault]:
@@ -129,7 +161,8 @@ def _functions(
     overrides = {name: {**table.overrides, "settings": table.settings} for name, table in settings.functions.items()}
     declared = [loaded for loaded in declared if not loaded.declaration.is_resource]
     external = {name: table for name, table in settings.functions.items() if table.target is not None}
-    names = {loaded.declaration.name for loaded in declared} | external.keys()
+    handled = {name for name, table in settings.functions.items() if table.handler is not None}  # also those with faults
+    names = {loaded.declaration.name for loaded in declared} | external.keys() | handled
     functions: list[FunctionSpec] = []
     faults: list[Fault] = []
     for loaded in declared:
@@ -147,6 +180,8 @@ def _functions(
         twin = next((loaded for loaded in declared if loaded.declaration.name == name), None)
         made = make_external(name, table, place, number)
         faults += missing_faults(name, place, made.after, names) if whole else []
+        lack = fault_of_target(made.call, settings.path.parent)
+        faults += [Fault(place, lack)] if lack else []
         if twin is not None:
             faults.append(Fault(place, f"{twin.file}:{twin.line} declares a function of this name, too; rename one of them"))
         functions.append(made)

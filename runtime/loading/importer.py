@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from inspect import unwrap
@@ -29,6 +29,7 @@ from typing import Any
 
 import msgspec
 
+from runtime.contracts import Convention, Handlers
 from runtime.errors import Fault, LoadError, nearest
 from runtime.function import Declaration, collecting
 from runtime.loading.files import read_files
@@ -67,14 +68,11 @@ class Modules(msgspec.Struct, frozen=True):
     units: dict[str, Unit]
     owned: dict[str, tuple[Loaded, ...]]
     remade: frozenset[str] = frozenset()
+    conventions: tuple[Convention, ...] = ()
 
     def sources(self) -> dict[str, bytes]:
         """Return the text of each file by its relative path."""
         return {unit.path.relative_to(self.folder).as_posix(): unit.source for unit in self.units.values() if unit.source is not None}
-
-
-Convention = Callable[[ModuleType], object]
-"""Declares what it finds in a loaded file, by `function(…)`; for files that are written in other ways than ours."""
 
 
 def load(
@@ -85,7 +83,7 @@ def load(
 ) -> Modules:
     """Import the folder; modules of `previous` that nothing changed for are kept. `sys.modules` is left as it was.
 
-    Files that are no helpers are shown to `conventions`. `sources` are texts by relative path that take the place of
+    Files that are no helpers are shown to those `conventions` that declare. `sources` are texts by relative path that take the place of
     what is in the folder. Blocks: call it in a thread. Give the result to `publish`.
 
     Raises:
@@ -132,7 +130,7 @@ class _Load:
     def __init__(
         self, folder: Path, units: dict[str, Unit], previous: Modules | None, faults: list[Fault], conventions: Sequence[Convention]
     ) -> None:
-        self._conventions = conventions
+        self._conventions = tuple(conventions)
         self.folder = folder
         self.units = units
         self.faults = faults
@@ -174,7 +172,9 @@ class _Load:
         table = {name: self.table[name] for name in self.units}
         files = {unit.path.relative_to(self.folder).as_posix(): unit.digest for unit in self.units.values() if unit.source is not None}
         imports = {name: unit.names & self.units.keys() - {name} for name, unit in self.units.items()}
-        return Modules(self.folder, files, table, self.declared(), imports, self.units, self.owned, frozenset(self.remade))
+        return Modules(
+            self.folder, files, table, self.declared(), imports, self.units, self.owned, frozenset(self.remade), self._conventions
+        )
 
     def find_spec(self, name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None) -> ModuleSpec | None:
         """Answer `importlib.import_module` while the load runs, in its thread."""
@@ -205,8 +205,9 @@ class _Load:
             with collecting() as found:
                 if unit.code is not None:
                     exec(unit.code, vars(module))  # noqa: S102 - running the user's code is the purpose
-                    for declare in () if unit.path.name.startswith("_") else self._conventions:
-                        declare(module)
+                    for convention in () if unit.path.name.startswith("_") else self._conventions:
+                        if not isinstance(convention, Handlers):
+                            convention(module)
         except BaseException as error:
             del self.table[unit.name]
             stage.hide(self, unit.name)
@@ -224,12 +225,7 @@ class _Load:
             )
 
     def _loaded(self, unit: Unit, declaration: Declaration) -> Loaded:
-        call: Any = unwrap(declaration.call)
-        code = getattr(getattr(call, "func", call), "__code__", None)
-        if code is None or code.co_filename not in self._places:
-            return Loaded(declaration, unit.place, 1)
-        home = self._places[code.co_filename]
-        return Loaded(declaration, home.place, home.defs.get(code.co_firstlineno, code.co_firstlineno))
+        return Loaded(declaration, *place_of_def(declaration.call, unit, self._places))
 
     def _report(self, name: str, error: BaseException) -> None:
         """Note a fault once, at the innermost frame inside the folder."""
@@ -244,6 +240,19 @@ class _Load:
                 where = f"{unit.place}:{trace.tb_lineno}"
             trace = trace.tb_next
         self.faults.append(Fault(where, _message(error)))
+
+
+def place_of_def(call: Any, unit: Unit, places: Mapping[str, Unit]) -> tuple[str, int]:
+    """Return file and line of the `def` of a callable, as messages name it: the first of `unit` when it has none in the folder.
+
+    `places` are the units by the path of their file.
+    """
+    call = unwrap(call)
+    code = getattr(getattr(call, "func", call), "__code__", None)
+    if code is None or code.co_filename not in places:
+        return unit.place, 1
+    home = places[code.co_filename]
+    return home.place, home.defs.get(code.co_firstlineno, code.co_firstlineno)
 
 
 def _message(error: BaseException) -> str:

@@ -11,12 +11,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from runtime.contracts import Clock
+from runtime.contracts import Clock, Convention
 from runtime.errors import Fault, LoadError
 from runtime.graph import Graph
 from runtime.loading import importer
 from runtime.loading.generation import Change, Generation, faults_beside, make_generation, sink_specs
-from runtime.loading.importer import Convention, Modules
+from runtime.loading.importer import Modules
 from runtime.loading.kept import Kept
 from runtime.loading.limits import abandon, yielding
 from runtime.loading.retired import Retired

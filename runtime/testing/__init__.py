@@ -12,21 +12,35 @@ from typing import TYPE_CHECKING, Any
 from runtime.testing.clock import START, VirtualClock
 
 if TYPE_CHECKING:
+    from runtime.testing.executors import ExecutorSuite, SuiteCall
     from runtime.testing.harness import Harness, HarnessClock
     from runtime.testing.journals import JournalSuite, entry
     from runtime.testing.sinks import SinkSuite
     from runtime.testing.sources import SourceSuite
 
 _PLACES = {
+    "ExecutorSuite": "executors",
     "Harness": "harness",
     "HarnessClock": "harness",
     "JournalSuite": "journals",
     "SinkSuite": "sinks",
     "SourceSuite": "sources",
+    "SuiteCall": "executors",
     "entry": "journals",
 }
 
-__all__ = ["START", "Harness", "HarnessClock", "JournalSuite", "SinkSuite", "SourceSuite", "VirtualClock", "entry"]
+__all__ = [
+    "START",
+    "ExecutorSuite",
+    "Harness",
+    "HarnessClock",
+    "JournalSuite",
+    "SinkSuite",
+    "SourceSuite",
+    "SuiteCall",
+    "VirtualClock",
+    "entry",
+]
 
 
 def __getattr__(name: str) -> Any:

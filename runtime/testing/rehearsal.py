@@ -51,7 +51,8 @@ class Rehearsal:
     def is_busy(self) -> bool:
         """Return whether something is under way that does not wait for the clock."""
         engine = self.app.engine
-        return bool(engine.dispatch.executing) or any(map(_is_writing, engine.deliveries))
+        attempts = sum(run.executing for run in engine.dispatch.runs.values())
+        return attempts > engine.pool.batches.waiting or any(map(_is_writing, engine.deliveries))
 
     def running(self) -> Iterator[str]:
         """Yield what is under way, for people."""

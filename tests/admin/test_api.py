@@ -190,6 +190,7 @@ async def test_stats_count_events_by_status(api: Api) -> None:
         "discarded": 0,
         "unrouted": 0,
         "duplicates": 0,
+        "blocked": 0,
         "uptime": ANY,
     }
     await api.emit_all("order.placed", "1", "1", data={"total": 5})
@@ -228,6 +229,9 @@ async def test_functions_are_listed_with_their_options_and_where_they_stand(api:
         "concurrency": 64,
         "rate": None,
         "resources": [],
+        "batch": 1,
+        "hanging": [],
+        "escalated": False,
     }
     charge = functions["charge"]
     assert (charge["on"], charge["after"], charge["emits"], charge["executor"]) == ([], ["check"], None, "thread")

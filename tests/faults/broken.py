@@ -18,8 +18,11 @@ from typing import Any
 import apsw
 import msgspec
 
-from runtime import PartialFailure, worker
+from runtime import PartialFailure, watchdog, worker
 from runtime.cli import main
+from runtime.executors.escalation import Escalation
+from runtime.executors.thread import Threads
+from runtime.executors.warden import Warden
 from runtime.flow import delayed, delivery, failure
 from runtime.flow.delivery import Delivery, Write
 from runtime.flow.dispatch import Dispatch
@@ -307,6 +310,27 @@ def shedding() -> None:
     Dispatch.adopt = forget_waiting  # type: ignore[assignment,method-assign]
 
 
+def unguarded() -> None:
+    """Start commands without a warden."""
+    Warden.guard = lambda self, group: None  # type: ignore[method-assign]
+    Warden.release = lambda self, group: None  # type: ignore[method-assign]
+
+
+def unbounded() -> None:
+    """Replace every thread that hangs."""
+    Threads._at_work = property(lambda self: self._count - len(self._overdue))  # type: ignore[assignment]
+
+
+def lenient() -> None:
+    """Leave what hangs in threads."""
+    Escalation.add = lambda self, function: False  # type: ignore[method-assign]
+
+
+def startled() -> None:
+    """Take a process that stood still for a loop that was blocked."""
+    watchdog.IDLE = 0.0
+
+
 def busy() -> None:
     """Overlook a save during a reload."""
     on_saved = Loader.on_saved
@@ -345,7 +369,11 @@ BUILDS = {
     "clinging": clinging,
     "mingled": mingled,
     "unloading": unloading,
+    "unguarded": unguarded,
     "shedding": shedding,
+    "unbounded": unbounded,
+    "lenient": lenient,
+    "startled": startled,
     "busy": busy,
 }
 

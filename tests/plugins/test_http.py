@@ -18,7 +18,7 @@ import pytest
 from runtime_plugins import http
 from support import Bench
 
-from runtime import Event, Full, Inlet, JournalError, NotRouted, Reject, Skip, Stopping, function, web
+from runtime import Answer, Event, Full, Inlet, JournalError, NotRouted, Reject, Skip, Stopping, function, web
 
 PATIENCE = 20.0  # seconds until a test gives up on an answer
 
@@ -249,6 +249,28 @@ async def test_a_result_is_sent_as_it_is() -> None:
             answer = await served.client.post("/echo", content=text)
             assert (answer.status_code, answer.text) == (200, text)
             assert answer.headers["content-type"] == "application/json"
+
+
+async def test_a_function_may_answer_with_a_status_headers_and_cookies_of_its_own() -> None:
+    def declare() -> None:
+        @function(on="moved")
+        def moved(name: str) -> Answer:
+            return Answer(status=303, headers={"Location": f"/{name}", "X-Fresh": True}, body="gone", cookies=["a=1", "b=2"])
+
+    routes = {"/moved": {"type": "moved", "reply": "result"}}
+    async with serving(routes, functions=declare) as served:
+        answer = await served.client.post("/moved", json="there")
+        assert (answer.status_code, answer.text, answer.headers["content-type"]) == (303, "gone", "text/plain; charset=utf-8")
+        assert (answer.headers["location"], answer.headers["x-fresh"]) == ("/there", "true")
+        assert answer.headers.get_list("set-cookie") == ["a=1", "b=2"]
+        plain = await served.client.post("/events/moved?wait=5", json="there")
+        assert (plain.status_code, plain.json()["statusCode"]) == (200, 303)
+
+
+@pytest.mark.parametrize("answer", [{"status": 199}, {"headers": {"a b": "c"}}, {"headers": {"a": "b\nc: d"}}, {"cookies": ["a=\r\n"]}])
+def test_an_answer_that_http_cannot_say_cannot_be_made(answer: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="of an answer is"):
+        Answer(**answer)
 
 
 async def test_only_skipped_leaves_give_null() -> None:

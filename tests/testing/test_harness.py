@@ -327,3 +327,22 @@ def count(state, context):
         assert results == [1, 1, 2]
         [twice] = harness.events("twice")
         assert (twice.key, twice.extensions["hops"]) == ("a", 1)
+
+
+def test_a_batch_that_is_not_full_waits_for_the_clock(project: Project) -> None:
+    batch = """
+from runtime import function
+
+@function(on="reading", batch=3, batch_wait=10, emits="mean")
+def mean(readings: list[float]) -> list[float]:
+    return [sum(readings) / len(readings)] * len(readings)
+"""
+    with Harness(project(batch)) as harness:
+        for value in (1.0, 2.0):
+            harness.emit("reading", value)
+        assert harness.events("mean") == []
+        harness.clock.advance(10)
+        assert [event.data for event in harness.events("mean")] == [1.5, 1.5]
+        for value in (1.0, 2.0, 6.0):
+            harness.emit("reading", value)
+        assert [event.data for event in harness.events("mean")][2:] == [3.0, 3.0, 3.0], "one that is full waits for nothing"
