@@ -27,7 +27,7 @@ run: .venv/installed
 	$(BIN)/runtime run
 
 test: .venv/developing
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 soak: .venv/developing
 	$(BIN)/python -m pytest -m soak tests/faults
