@@ -310,8 +310,12 @@ class SqliteJournal(Journal):
         return await self._look(lambda: reading.effects(self._reader, seq))
 
     async def _look(self, search: Callable[[], list[Entry]]) -> list[Entry]:
+        def look() -> list[Entry]:
+            with self._thread.turnstile.search():
+                return search()
+
         try:
-            found = await asyncio.get_running_loop().run_in_executor(self._readers, search)
+            found = await asyncio.get_running_loop().run_in_executor(self._readers, look)
         except (apsw.Error, RuntimeError) as error:
             raise JournalError(f"{self._path} cannot be read: {type(error).__name__}: {error}") from None
         return [self._live.get(entry.seq, entry) for entry in found]  # older than what is in memory: never put there

@@ -14,8 +14,8 @@ import logging
 import os
 import threading
 from collections import Counter, deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,33 @@ class Job(msgspec.Struct, eq=False):
     error: JournalError | None = None
 
 
+class Turnstile:
+    """Lets searches through one after the other, and the writer before all that still wait when it cuts the log."""
+
+    def __init__(self) -> None:
+        self._gate = threading.Lock()
+        self._searching = threading.Lock()
+
+    @contextmanager
+    def search(self) -> Iterator[None]:
+        """Search in the block."""
+        with self._gate:
+            pass
+        with self._searching:
+            yield
+
+    @contextmanager
+    def hold(self, patience: float) -> Iterator[None]:
+        """Let no search begin in the block, which waits `patience` seconds at most for one that is under way."""
+        with self._gate:
+            is_free = self._searching.acquire(timeout=patience)
+            try:
+                yield
+            finally:
+                if is_free:
+                    self._searching.release()
+
+
 class Writer:
     """Runs jobs on a connection of its own; `tend` is called between batches, `lost` when the journal has failed for good."""
 
@@ -91,6 +118,7 @@ class Writer:
         self._log_limit = LOG
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self.is_full = False
+        self.turnstile = Turnstile()
 
     def start(self) -> None:
         """Start the thread."""
@@ -247,7 +275,8 @@ class Writer:
             return
         self._connection.set_busy_timeout(READERS if busy else 0)
         try:
-            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            with self.turnstile.hold(READERS / 1000 if busy else 0.0):
+                self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         except apsw.BusyError:
             self._log_limit = size + LOG
         else:
