@@ -21,7 +21,7 @@ def text(graph: Graph) -> str:
         parts = [f"on {', '.join(function.on)}"] if function.on else []
         parts += [f"after {', '.join(function.after)}"] if function.after else []
         parts += [f"emits {function.emits}"] if function.emits else []
-        rows.append((function.name, "; ".join(parts) or "only invoked by name", f"{function.file}:{function.line}"))
+        rows.append((function.name, "; ".join(parts) or "only invoked by name", function.where))
     rows += [(sink.name, f"on {', '.join(sink.on)}", f"sink {sink.plugin}") for sink in graph.sinks]
     return table(rows) or "no functions"
 
