@@ -99,10 +99,9 @@ def _isolated(functions: Sequence[FunctionSpec], isolations: Isolations, setting
     """Return the functions with what a process needs to make them, and the faults of those that ask for what they cannot have."""
     made: list[FunctionSpec] = []
     faults: list[Fault] = []
+    processes = {name: given for name, table in settings.functions.items() if (given := _given(table.process))}
     for function in functions:
-        table = settings.functions.get(function.name)
-        process = table.process if table else ProcessSettings()
-        given = [field for field in process.__struct_fields__ if getattr(process, field) != getattr(ProcessSettings(), field)]
+        given = processes.get(function.name, [])
         if given and not function.isolate:
             place = place_of(settings.path.name, ("functions", function.name), given[0])
             faults.append(Fault(place, "only functions with a worker process of their own have it; add isolate = true, or remove the key"))
@@ -113,6 +112,12 @@ def _isolated(functions: Sequence[FunctionSpec], isolations: Isolations, setting
             )
         made.append(msgspec.structs.replace(function, isolation=isolation) if isolation is not function.isolation else function)
     return made, faults
+
+
+def _given(process: ProcessSettings) -> list[str]:
+    """Return which settings of a process are not their defaults."""
+    default = ProcessSettings()
+    return [field for field in process.__struct_fields__ if getattr(process, field) != getattr(default, field)]
 
 
 def _before(previous: Generation | None) -> Before | None:
