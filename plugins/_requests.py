@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import math
 import re
 from collections.abc import MutableMapping
 from functools import lru_cache
@@ -15,7 +14,7 @@ from jmespath.exceptions import JMESPathError
 
 from runtime import Answer, Problem, Request, codec
 
-from ._routes import LONGEST_WAIT, Route, Target
+from ._routes import Route, Target
 
 Message = MutableMapping[str, Any]
 
@@ -102,24 +101,6 @@ def check_head(target: Target, request: Request) -> None:
         raise Problem(415, f'content-encoding "{coding}" is not supported; send the body as it is')
     if "expect" in headers and int(headers.get("content-length", 0)) > target.max_body:  # others read no answer before they have sent all
         raise Problem(413, f"the body is larger than {target.max_body} bytes", connection="close")
-
-
-def read_wait(request: Request) -> float | None:
-    """Return the seconds of `?wait=`.
-
-    Raises:
-        Problem: it is no such number (400).
-    """
-    text = request.query.get("wait")
-    if text is None:
-        return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds <= LONGEST_WAIT:
-        raise Problem(400, f'wait: "{text}" is not allowed; it is a number of seconds above 0, at most {LONGEST_WAIT}')
-    return seconds
 
 
 def read_data(content_type: str, body: bytes) -> tuple[Any, str | None]:

@@ -25,6 +25,7 @@ from runtime import (
     hookimpl,
     problem_of,
     read_body,
+    read_wait,
     respond,
     respond_problem,
 )
@@ -38,7 +39,6 @@ from ._requests import (
     read_data,
     read_key,
     read_request,
-    read_wait,
     without_secrets,
 )
 from ._routes import TYPE, Auth, Read, Reading, Route, Targets, faults_of
@@ -184,7 +184,9 @@ class Http(Source):
             raise Problem(400, f'"{type}" is not an event type: it is words joined by single dots, without spaces, "*" and ">"')
         data = codec.read_json("the body", body) if body else None
         id = cloudevents.id_from_headers(request.headers)
-        return Event(type=type, source=self._origin, id=id, data=data, datacontenttype="application/json"), read_wait(request)
+        return Event(type=type, source=self._origin, id=id, data=data, datacontenttype="application/json"), read_wait(
+            request.query.get("wait")
+        )
 
     def _reader(self, route: Route) -> Read:
         """Return how the requests to a route are read."""
@@ -215,7 +217,7 @@ def _faults(options: Http.Options) -> list[str]:
 
 
 def _read_cloudevents(request: Request, body: bytes) -> Reading:
-    return cloudevents.from_http(request.headers, body), read_wait(request)
+    return cloudevents.from_http(request.headers, body), read_wait(request.query.get("wait"))
 
 
 @hookimpl

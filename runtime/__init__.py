@@ -44,9 +44,9 @@ from runtime.hookspecs import hookimpl
 from runtime.records import Step
 
 if TYPE_CHECKING:
-    from runtime.web import Problem, WebServer, problem_of, read_body, respond, respond_problem
+    from runtime.web import Problem, WebServer, problem_of, read_body, read_wait, respond, respond_problem
 
-_WEB = ("Problem", "WebServer", "problem_of", "read_body", "respond", "respond_problem")
+_WEB = ("Problem", "WebServer", "problem_of", "read_body", "read_wait", "respond", "respond_problem")
 
 __all__ = [
     "Answer",
@@ -85,6 +85,7 @@ __all__ = [
     "hookimpl",
     "problem_of",
     "read_body",
+    "read_wait",
     "resource",
     "respond",
     "respond_problem",

@@ -7,6 +7,7 @@ error is decided here alone.
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ from runtime.errors import DataError, Error, Full, JournalError, MalformedEvent,
 DROPPED = 16 * 1024 * 1024  # bytes
 HEAD_SIZE = 64 * 1024  # bytes that the headers of a request may have
 HEAD_PATIENCE = 10.0  # seconds they may take
+LONGEST_WAIT = 86_400  # seconds that a caller may wait for a result
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -84,6 +86,23 @@ def _public_text(error: Error) -> str:
         case MalformedEvent() | NotRouted() | DataError() | Full() | ResultTimeout() | Stopping():
             return str(error)
     return "the request failed"
+
+
+def read_wait(text: str | None) -> float | None:
+    """Return the seconds of `?wait=`, or None when it is not given.
+
+    Raises:
+        Problem: it is no such number (400).
+    """
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= LONGEST_WAIT:
+        raise Problem(400, f'wait: "{text}" is not allowed; it is a number of seconds above 0, at most {LONGEST_WAIT}')
+    return seconds
 
 
 async def read_body(receive: Receive, limit: int, patience: float = 30.0) -> bytes:

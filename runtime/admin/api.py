@@ -15,11 +15,11 @@ from starlette.routing import Route
 from runtime import cloudevents
 from runtime.admin.listing import list_entries, read_filter, read_query
 from runtime.admin.problems import answer, refusal
-from runtime.admin.reading import MAX_BODY, read_json, read_wait
+from runtime.admin.reading import MAX_BODY, read_json
 from runtime.admin.shapes import details_shape, entry_shape, function_shape, generation_shape, graph_shape, source_types
 from runtime.errors import Error
 from runtime.records import DEAD, UNROUTED, Entry
-from runtime.web import Problem, problem_of, read_body
+from runtime.web import Problem, problem_of, read_body, read_wait
 
 if TYPE_CHECKING:
     from runtime.app import App

@@ -1,8 +1,7 @@
-"""What a request brings: the value of its body, and its numbers."""
+"""What a request brings: the value of its body."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import msgspec
@@ -10,19 +9,6 @@ import msgspec
 from runtime.web import Problem
 
 MAX_BODY = 1024 * 1024  # bytes
-
-
-def read_wait(text: str | None) -> float | None:
-    """Return the seconds to wait for a result, or None when none is asked for."""
-    if text is None:
-        return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds <= 86400:
-        raise Problem(400, f'wait: "{text}" is not allowed; it is a number of seconds above 0, at most 86400')
-    return seconds
 
 
 def read_json(body: bytes) -> Any:
