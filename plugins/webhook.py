@@ -8,28 +8,19 @@ which is the value of any header and the path and the query of `url`, is struck 
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import re
 import ssl
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
-from email.utils import parsedate_to_datetime
-from io import BytesIO
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import aiohttp
 import msgspec
 from yarl import URL
 
-from runtime import Event, MalformedEvent, PartialFailure, Reject, Sink, Unavailable, cloudevents, hookimpl
+from runtime import Event, MalformedEvent, PartialFailure, Reject, Sink, Unavailable, cloudevents, hookimpl, posting, redaction
 
-AGAIN = frozenset({408, 425, 429, *range(500, 600)})  # another attempt may succeed
 SUSPECT = frozenset({400, 413, 422})  # of a batch that is refused so, a single event may be the cause
-LARGE = 1024 * 1024  # bytes of a body that are not handed to the socket at once
-LONGEST = 64 * 1024  # bytes of an answer after which no more are read
-PATIENCE = 1.0  # seconds for the body of an answer
-SHOWN = 300  # characters of an answer in a message
 
 _HEADER = re.compile(r"(?!ce-|content-|transfer-encoding$)[\w!#$%&'*+.^`|~-]+", re.ASCII | re.IGNORECASE)
 
@@ -67,7 +58,7 @@ class Webhook(Sink):
         super().__init__(name, options)
         self._url = _address(options.url)
         self._headers = dict(_headers(options))
-        self._secrets = sorted(_secrets(self._url, self._headers.values(), options.auth), key=len, reverse=True)
+        self._secrets = _secrets(options, self._headers)
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
@@ -76,15 +67,7 @@ class Webhook(Sink):
         Raises:
             OSError: `ca` cannot be read.
         """
-        connector = aiohttp.TCPConnector(limit=0, ssl=self._trusted())  # `concurrency` is the limit
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Accept-Encoding": "identity", **self._headers},
-            skip_auto_headers=["Content-Type"],
-            timeout=aiohttp.ClientTimeout(total=None),  # the sink's `timeout` cancels
-            auto_decompress=False,
-        )
+        self._session = posting.open_session(self._headers, trusted=self._trusted())
 
     def _trusted(self) -> ssl.SSLContext | bool:
         if self.options.ca is None:
@@ -147,35 +130,24 @@ class Webhook(Sink):
             Unavailable: it is to be sent again.
         """
         assert self._session is not None
-        data = body if len(body) < LARGE else BytesIO(body)
         try:
-            async with self._session.post(self._url, data=data, headers=headers, allow_redirects=False) as answer:
-                said = await _beginning(answer)
+            async with self._session.post(self._url, data=posting.payload_of(body), headers=headers, allow_redirects=False) as answer:
+                said = await posting.beginning(answer)
         except (aiohttp.ClientError, OSError) as error:
             told = self._shown(str(error))  # which may show the url
             raise Unavailable(f"expected an answer, found {type(error).__name__}: {told}; see to the server") from None
         status = answer.status
         if 300 <= status < 400:
-            where = self._origin(answer.headers.get("Location", ""))
+            where = posting.origin_of(self._url, answer.headers.get("Location", ""))
             raise Reject(f"expected 2xx, found {status}, a redirect to {where}, which is not followed; correct `url`")
-        told = f"expected 2xx, found {status}: {self._shown(said.decode(errors='replace')) or 'no more is said'}"
-        if status in AGAIN:
-            raise Unavailable(f"{told}; see to the server", _seconds(answer.headers.get("Retry-After", ""), self.clock.time()))
+        told = f"expected 2xx, found {status}: {self._shown(said) or 'no more is said'}"
+        if status in posting.AGAIN:
+            raise Unavailable(f"{told}; see to the server", posting.seconds_of(answer.headers.get("Retry-After", ""), self.clock.time()))
         if not 200 <= status < 300:
             raise Reject(f"{told}; correct the options of the sink, or what makes the event", min(max(status, 400), 599))
 
-    def _origin(self, location: str) -> str:
-        """Return the server that a redirect leads to; the rest of an address may be secret."""
-        with suppress(ValueError):
-            return str(self._url.join(URL(location)).origin())
-        return "nowhere"
-
     def _shown(self, text: str) -> str:
-        """Return the beginning of a text of the server, on one line and without secrets."""
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        text = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-        return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+        return redaction.shown(text, self._secrets)
 
 
 @hookimpl
@@ -213,27 +185,7 @@ def _headers(options: SinkOptions) -> Iterator[tuple[str, str]]:
         yield name, value
 
 
-def _secrets(url: URL, values: Collection[str], auth: Auth | None) -> set[str]:
-    """Return what may not be shown, whole and in part; what is shorter than four characters would strike out all and sundry."""
-    basic = auth.basic or "" if auth else ""
-    parts = [basic, basic.partition(":")[2], url.path, url.raw_path, url.query_string, url.raw_query_string, *url.query.values()]
-    return {part for part in (*parts, *values, *(value.rpartition(" ")[2] for value in values)) if len(part) > 3}
-
-
-async def _beginning(answer: aiohttp.ClientResponse) -> bytes:
-    """Return the beginning of what an answer says; one that was read to its end leaves the connection fit to be used again."""
-    said = b""
-    with suppress(aiohttp.ClientError, TimeoutError):
-        async with asyncio.timeout(PATIENCE):
-            while len(said) < LONGEST and (part := await answer.content.readany()):
-                said += part
-    return said
-
-
-def _seconds(retry_after: str, now: float) -> float:
-    """Return how many seconds `Retry-After` asks for, as a number of them or as a date; 0 when it cannot be read."""
-    with suppress(ValueError):
-        return float(retry_after)
-    with suppress(ValueError, OverflowError):
-        return parsedate_to_datetime(retry_after).timestamp() - now
-    return 0.0
+def _secrets(options: SinkOptions, headers: Mapping[str, str]) -> list[str]:
+    """Return what may not be shown, whole and in part."""
+    basic = options.auth.basic or "" if options.auth else ""
+    return [basic, basic.partition(":")[2], *posting.secrets_of(options.url, headers.values())]

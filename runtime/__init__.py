@@ -6,9 +6,10 @@ when it is first asked for, so that a function file costs nothing it does not us
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from runtime import cloudevents, codec
+from runtime import cloudevents, codec, redaction
 
 # what connectors implement and are given
 from runtime.contracts import Clock, Handlers, Inlet, Sink, Source
@@ -44,6 +45,7 @@ from runtime.hookspecs import hookimpl
 from runtime.records import Step
 
 if TYPE_CHECKING:
+    from runtime import posting
     from runtime.web import Problem, WebServer, problem_of, read_body, read_wait, respond, respond_problem
 
 _WEB = ("Problem", "WebServer", "problem_of", "read_body", "read_wait", "respond", "respond_problem")
@@ -83,9 +85,11 @@ __all__ = [
     "codec",
     "function",
     "hookimpl",
+    "posting",
     "problem_of",
     "read_body",
     "read_wait",
+    "redaction",
     "resource",
     "respond",
     "respond_problem",
@@ -97,4 +101,6 @@ def __getattr__(name: str) -> Any:
         from runtime import web  # noqa: PLC0415 - the web server is heavy, and most files do not need it
 
         return getattr(web, name)
+    if name == "posting":
+        return import_module("runtime.posting")  # needs an extra
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -21,8 +21,9 @@ from runtime.contracts import Call
 from runtime.errors import MalformedEvent, Reject, Skip, StepTimeout, Unavailable
 from runtime.event import Event
 from runtime.executors.batch import Batch
-from runtime.executors.remote import LARGEST, outgoing, parts_of, shown
+from runtime.executors.remote import LARGEST, outgoing
 from runtime.proto.function_runtime_pb2 import CloudEvent, CloudEventBatch, Result, ResultBatch
+from runtime.redaction import parts_of, shown
 from runtime.settings import GrpcSettings
 
 A = TypeVar("A", bound=Message)

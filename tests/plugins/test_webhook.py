@@ -382,7 +382,7 @@ async def test_an_endless_answer_is_not_read_to_its_end(server: Server, encoding
 
 
 async def test_the_body_of_an_answer_is_not_waited_for(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runtime_plugins.webhook.PATIENCE", 0.05)
+    monkeypatch.setattr("runtime.posting.PATIENCE", 0.05)
 
     async def stuck(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 202 So\r\ncontent-length: 100\r\n\r\n")
