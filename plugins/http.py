@@ -184,9 +184,8 @@ class Http(Source):
             raise Problem(400, f'"{type}" is not an event type: it is words joined by single dots, without spaces, "*" and ">"')
         data = codec.read_json("the body", body) if body else None
         id = cloudevents.id_from_headers(request.headers)
-        return Event(type=type, source=self._origin, id=id, data=data, datacontenttype="application/json"), read_wait(
-            request.query.get("wait")
-        )
+        event = Event(type=type, source=self._origin, id=id, data=data, datacontenttype="application/json")
+        return event, read_wait(request.query.get("wait"))
 
     def _reader(self, route: Route) -> Read:
         """Return how the requests to a route are read."""

@@ -175,6 +175,7 @@ UNTESTED = {
     "runtime.admin.listing": "tests/admin/test_api.py",
     "runtime.admin.problems": "tests/admin/test_api.py",
     "runtime.admin.reading": "tests/admin/test_api.py",
+    "runtime.admin.showing": "tests/admin/test_api.py and tests/testing/test_harness.py",
     "runtime.admin.server": "tests/admin/test_api.py",
     "runtime.cli": "tests/cli",
     "runtime.executors.crossing": "tests/executors/test_process.py",

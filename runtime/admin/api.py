@@ -16,7 +16,8 @@ from runtime import cloudevents
 from runtime.admin.listing import list_entries, read_filter, read_query
 from runtime.admin.problems import answer, refusal
 from runtime.admin.reading import MAX_BODY, read_json
-from runtime.admin.shapes import details_shape, entry_shape, function_shape, generation_shape, graph_shape, source_types
+from runtime.admin.shapes import entry_shape, function_shape, generation_shape, graph_shape, source_types
+from runtime.admin.showing import show
 from runtime.errors import Error
 from runtime.records import DEAD, UNROUTED, Entry
 from runtime.web import Problem, problem_of, read_body, read_wait
@@ -80,11 +81,7 @@ class Api:
     async def event(self, request: Request) -> Response:
         """Return one event with its steps."""
         entry, others = await self._find(request)
-        plan = self._app.generation.graph.plan(entry.event.type)
-        planned = [step.name for step in (*plan.functions, *plan.sinks)]
-        effects = await self._app.journal.effects(entry.seq)
-        shape = entry_shape(entry, self._app.engine.live(), self._app.engine.reason(entry))
-        return answer(shape | details_shape(entry, now=self._app.clock.time(), planned=planned, effects=effects, others=others))
+        return answer(await show(self._app, entry, others))
 
     async def _find(self, request: Request) -> tuple[Entry, list[Entry]]:
         id = request.path_params["id"]

@@ -20,7 +20,8 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from runtime import config, pattern
-from runtime.admin.shapes import details_shape, entry_shape, status_of
+from runtime.admin.shapes import status_of
+from runtime.admin.showing import show
 from runtime.codec import to_builtins
 from runtime.contracts import Query
 from runtime.errors import ResultTimeout, nearest
@@ -259,14 +260,7 @@ class Harness:
 
     async def _show(self, event: Event) -> dict[str, Any]:
         app, entry = self._app, await self._entry(event)
-        plan = app.generation.graph.plan(entry.event.type)
-        return entry_shape(entry, app.engine.live(), app.engine.reason(entry)) | details_shape(
-            entry,
-            now=self._time.time(),
-            planned=[step.name for step in (*plan.functions, *plan.sinks)],
-            effects=await app.journal.effects(entry.seq),
-            others=[other for other in await app.journal.find(entry.event.id) if other is not entry],
-        )
+        return await show(app, entry, [other for other in await app.journal.find(entry.event.id) if other is not entry])
 
     async def _entry(self, event: Event) -> Entry:
         """Return the record of an event."""
