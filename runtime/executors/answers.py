@@ -9,20 +9,13 @@ from msgspec import UNSET, UnsetType
 
 from runtime.contracts import Call
 from runtime.errors import CommandError, Reject, Skip
+from runtime.function import Emission
 
 WORDS = ("emit", "skip", "reject", "error")
 
 
-class Emitted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Emitted(Emission, frozen=True, forbid_unknown_fields=True):
     """An event that is to be emitted, as `Context.emit` takes it."""
-
-    type: str
-    data: Any = None
-    key: str | None = None
-    priority: int | None = None
-    delay: float = 0.0
-    id: str | None = None
-    subject: str | None = None
 
 
 class Rejected(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
