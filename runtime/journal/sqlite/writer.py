@@ -285,16 +285,16 @@ class Writer:
             self._connection.set_busy_timeout(BUSY)
 
     def _fail(self, failure: JournalError, jobs: list[Job]) -> None:
-        """Acknowledge nothing any more."""
+        """Acknowledge nothing any more; whoever is refused finds that it was told."""
         with self._changed:
             self._failure = failure
             jobs = [*jobs, *self._jobs]
             self._jobs.clear()
         for job in jobs:
             job.error = failure
-        self._answer(jobs)
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._lost, failure)
+        self._answer(jobs)
 
     def _answer(self, jobs: list[Job]) -> None:
         if jobs:

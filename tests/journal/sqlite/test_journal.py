@@ -173,7 +173,6 @@ async def test_a_file_that_is_replaced_while_it_is_in_use_ends_the_journal(tmp_p
         await journal.append([entry()])
     with pytest.raises(JournalError):
         await journal.append([entry()])
-    await asyncio.sleep(0)
     assert len(lost) == 1
     await journal.close()
 
