@@ -304,15 +304,19 @@ class Journal(ABC):
 
     @abstractmethod
     async def append(
-        self, entries: Sequence[Entry], *, cursor: tuple[str, Any] | None = None, then: Callable[[list[Entry]], None] | None = None
+        self,
+        entries: Sequence[Entry],
+        *,
+        cursor: tuple[str, Any] | None = None,
+        then: Callable[[Sequence[Entry], list[Entry]], None] | None = None,
     ) -> list[Entry]:
         """Accept entries, all or none, and return when they are safe; a caller that is cancelled takes nothing back.
 
         Gives each its `seq`, and an event without an id its uid as id. The answer has one entry for each
         of `entries`: the same object when it is new, the first one when an entry of the same source and
         id has not ended or was accepted within `dedupe` seconds (only entries with `looked_up`). `cursor`,
-        the name of a source and where it goes on, is recorded in the same step. `then` is called with the answer,
-        before anybody else is answered, and also when the caller has been cancelled.
+        the name of a source and where it goes on, is recorded in the same step. `then` is called with the entries and
+        the answer before anybody else is answered, and also when the caller has been cancelled.
 
         Raises:
             JournalError: nothing was accepted.

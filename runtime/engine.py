@@ -22,9 +22,8 @@ from runtime.flow.intake import Intake
 from runtime.flow.lanes import Ranking
 from runtime.flow.outcomes import Outcomes
 from runtime.flow.router import Router
-from runtime.flow.run import Run
 from runtime.flow.waits import REDRIVE, note
-from runtime.graph import Graph
+from runtime.graph import Graph, Plan
 from runtime.keeper import Keeper
 from runtime.notices import Notices
 from runtime.records import DEAD, DISCARDED, DONE, ENDED, FAILED, QUEUED, RUNNING, Entry, Outcome, Status, is_pending
@@ -179,13 +178,13 @@ class Engine:
         self._notices.tell("event_accepted", event=entry.event)
         self.router.admit(entry)
 
-    def _tell(self, outcome: Outcome, run: Run | None) -> None:
+    def _tell(self, outcome: Outcome, plan: Plan | None) -> None:
         event = outcome.entry.event
         for step in outcome.steps:
             if not is_pending(step):
                 self._notices.tell("step_finished", event=event, step=step)
-        if run is not None:
-            failed = any(step.status == FAILED for step in run.steps.values())
+        if plan is not None:
+            failed = any(step.status == FAILED for step in map(outcome.entry.steps.get, (one.name for one in plan.functions)) if step)
             self._notices.tell("run_finished", event=event, status=DEAD if failed else DONE)
 
     def adopt(self, graph: Graph, generation: int) -> None:

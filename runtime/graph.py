@@ -8,7 +8,8 @@ are closed under intersection, so that "can never be in one run" is decided when
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -20,8 +21,15 @@ from runtime.specs import FunctionSpec, SinkSpec
 MANY_TYPES = 100_000  # plans kept at most, so that a stream of ever new types does not fill the memory
 
 
+Bound = tuple[Callable[[Any], Awaitable[Any]], str]
+
+
 class Plan(msgspec.Struct, frozen=True):
-    """What one event type triggers: functions in topological order with their edges as index lists, and sinks."""
+    """What one event type triggers: functions in topological order with their edges as index lists, and sinks.
+
+    `bound` calls each function, by name, with the arguments for a call when all of them can run in place: async functions
+    that need nothing but the event and results; it is empty otherwise.
+    """
 
     type: str
     functions: tuple[FunctionSpec, ...]
@@ -30,6 +38,7 @@ class Plan(msgspec.Struct, frozen=True):
     roots: tuple[int, ...]
     leaves: tuple[int, ...]
     sinks: tuple[SinkSpec, ...]
+    bound: tuple[Bound, ...] = ()
 
     def is_like(self, other: Plan) -> bool:
         """Return whether the other plan has the same functions, made of the same code, in the same places."""
@@ -131,7 +140,13 @@ class Graph:
             roots=tuple(index for index, function in enumerate(functions) if not function.after),
             leaves=tuple(index for index, following in enumerate(successors) if not following),
             sinks=tuple(sink for sink in self.sinks if any(pattern.matches(text, type) for text in sink.on)),
+            bound=tuple((one.parameters.bound(one.call), one.name) for one in functions) if all(map(_runs_in_place, functions)) else (),
         )
+
+
+def _runs_in_place(function: FunctionSpec) -> bool:
+    is_simple = function.kind == "async" and not function.isolate and function.batch == 1 and function.emits is None
+    return is_simple and function.rate is None and function.parameters.alone
 
 
 def topological_order(successors: Sequence[Sequence[int]]) -> list[int]:

@@ -41,7 +41,7 @@ class Parameters(msgspec.Struct, frozen=True):
     `data` decodes the event's data for each parameter that takes it (to check data before acceptance),
     `payload` is the annotation of the first of these, `resources` are the names of those it takes. Of a function with
     `batch`, `each` are the getters that take one event, whose values make the columns that all others read. `answers`:
-    its result is what an HTTP caller is answered with.
+    its result is what an HTTP caller is answered with. `alone`: nothing is read but the event and results.
     """
 
     args: tuple[Getter, ...]
@@ -52,6 +52,7 @@ class Parameters(msgspec.Struct, frozen=True):
     resources: tuple[str, ...] = ()
     each: tuple[Getter, ...] = ()
     answers: bool = False
+    alone: bool = True
 
     def bind(self, call: Call) -> tuple[list[Any], dict[str, Any]]:
         """Return positional and keyword arguments for a call.
@@ -60,6 +61,18 @@ class Parameters(msgspec.Struct, frozen=True):
             DataError: data or a result does not fit the annotation.
         """
         return [get(call) for get in self.args], {name: get(call) for name, get in self.kwargs}
+
+    def bound(self, function: Callable[..., Any]) -> Callable[[Any], Any]:
+        """Return what calls a function with the arguments for a call, and returns what it returns.
+
+        It raises what the function raises, and DataError when data or a result does not fit the annotation.
+        """
+        if self.kwargs or len(self.args) > 1:
+            return lambda call: function(*[get(call) for get in self.args], **{name: get(call) for name, get in self.kwargs})
+        if not self.args:
+            return lambda _: function()
+        (get,) = self.args
+        return lambda call: function(get(call))
 
 
 def read_parameters(
@@ -88,6 +101,7 @@ class _Reader:
         self.faults: list[str] = []
         self.data: list[Decoder] = []
         self.takes_state = False
+        self.alone = True
         self.payload: Any = Any
         self.free: str | None = None
 
@@ -116,7 +130,7 @@ class _Reader:
                 args.append(getter)
         taken, each = tuple(self.taken), tuple(self.each)
         answers = signature.return_annotation in (Answer, "Answer", "runtime.Answer")
-        return Parameters(tuple(args), tuple(kwargs), tuple(self.data), self.takes_state, self.payload, taken, each, answers)
+        return Parameters(tuple(args), tuple(kwargs), tuple(self.data), self.takes_state, self.payload, taken, each, answers, self.alone)
 
     def getter(self, parameter: inspect.Parameter) -> Getter | None:
         """Return the getter of one parameter; None when it keeps its default or is a fault."""
@@ -128,6 +142,7 @@ class _Reader:
             decode = self.decoder(name, annotation)
             return (lambda call: call.results[name]) if decode is None else (lambda call: decode(call.results[name]))
         if annotation is Context or name == "context":
+            self.alone = False
             return lambda call: call.context
         if annotation is Event or (name == "event" and annotation is Any):
             return _own_event
@@ -154,12 +169,14 @@ class _Reader:
 
     def column(self, one: Getter) -> Getter:
         """Return the getter of the values that another getter gives for each event of a batch."""
+        self.alone = False
         number = len(self.each)
         self.each.append(one)
         return lambda call: call.columns[number]
 
     def kept(self, name: str) -> Getter:
         """Return the getter of what outlives the call: its state, or a resource."""
+        self.alone = False
         if name == "state":
             self.takes_state = True
             return lambda call: call.state
@@ -223,7 +240,7 @@ class _Reader:
     def data_getter(self, name: str, annotation: Any) -> Getter:
         decode = self.decoder(name, annotation)
         if decode is None:
-            return lambda call: _own(call.event.data)
+            return _own_data
         if not self.data:
             self.payload = annotation
         self.data.append(decode)
@@ -256,6 +273,11 @@ def payload_of(after: tuple[str, ...]) -> Getter:
 
 def _own(data: Any) -> Any:
     """Return data that a function may change without changing the event."""
+    return msgspec.to_builtins(data) if type(data) in (dict, list) else data
+
+
+def _own_data(call: Call) -> Any:
+    data = call.event.data
     return msgspec.to_builtins(data) if type(data) in (dict, list) else data
 
 

@@ -76,8 +76,8 @@ class Entry(msgspec.Struct, kw_only=True, weakref=True, eq=False):
 
     `waits` are the seconds it has waited, by what for; None before the first.
 
-    `rank`, `held`, `standing` (in a lane), `since` (when its present wait began, 0: when it could run) and `aside`
-    (see `Lane`) belong to dispatch and are not kept by a journal: entries go by `(rank, seq)`.
+    `rank`, `held`, `standing` (in a lane), `plain` (waits for nothing but its turn), `since` (when its present wait began,
+    0: when it could run) and `aside` (see `Lane`) belong to dispatch and are not kept by a journal: entries go by `(rank, seq)`.
     """
 
     event: Event
@@ -99,6 +99,7 @@ class Entry(msgspec.Struct, kw_only=True, weakref=True, eq=False):
     rank: float = 0.0
     held: bool = False
     standing: bool = False
+    plain: bool = False
     since: float = 0.0
     aside: float = 0.0
 
@@ -178,14 +179,28 @@ def undelivered(entry: Entry) -> list[str]:
 def uid_of(accepted: float, seq: int) -> str:
     """Return the uuid7 (RFC 9562) of the entry `seq` accepted at `accepted` (Unix time in seconds).
 
-    48 bits of milliseconds, 12 bits of fraction, then the sequence number where the random bits would
-    be: it sorts by time, and leads back to the entry without an index.
+    48 bits of milliseconds, then the sequence number where the random bits would be: it sorts by time and by
+    acceptance, and leads back to the entry without an index.
     """
-    ticks = int(accepted * 4_096_000)
-    milliseconds, fraction = divmod(ticks, 4096)
-    high = f"{milliseconds:012x}"
-    low = f"{seq:016x}"
-    return f"{high[:8]}-{high[8:]}-7{fraction:03x}-8{low[1:4]}-{low[4:]}"
+    milliseconds = int(accepted * 1000)
+    if milliseconds != _prefix.of or seq >= 1 << 48:
+        _prefix.renew(milliseconds, seq >> 48)
+    return f"{_prefix.text}{seq & 0xFFFFFFFFFFFF:012x}"
+
+
+class _Prefix:
+    """The first half of the last uid; those of one millisecond share it."""
+
+    of = -1
+    text = ""
+
+    def renew(self, milliseconds: int, high: int) -> None:
+        digits = f"{milliseconds:012x}"
+        self.text = f"{digits[:8]}-{digits[8:]}-7000-8{high:03x}-"
+        self.of = -1 if high else milliseconds
+
+
+_prefix = _Prefix()
 
 
 def seq_of(uid: str) -> int | None:

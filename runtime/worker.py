@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import logging
 import math
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -18,14 +19,17 @@ from runtime.codec import to_builtins
 from runtime.contracts import Clock, Executor, Journal
 from runtime.errors import DataError, HopLimit, Reject, Skip, StepTimeout
 from runtime.executors.batch import Batches
+from runtime.flow.burst import Burst
 from runtime.flow.dispatch import Dispatch
 from runtime.flow.failure import LATE, STUBBORN, backoff, clean, error_of, is_permanent, told
 from runtime.flow.intake import Intake
-from runtime.flow.outcomes import Outcomes
+from runtime.flow.lanes import Lane
+from runtime.flow.outcomes import Noted, Outcomes
 from runtime.flow.run import Attempt
+from runtime.flow.waits import GRAIN
 from runtime.function import Emission
 from runtime.keeper import Keeper
-from runtime.records import DONE, FAILED, RETRYING, SKIPPED, Entry, Outcome, Step
+from runtime.records import DONE, FAILED, RETRYING, SKIPPED, Entry, Step
 
 log = logging.getLogger("runtime.worker")
 
@@ -65,6 +69,7 @@ class Pool:
         self._stopping = False
         self._cancelled = False
         self._unarmed: list[tuple[Attempt, asyncio.Task[None]]] = []
+        self._burst: Burst | None = None  # what runs in place now; nothing of it is counted before it lands
 
     # --- the way of an attempt ------------------------------------------------------------------------
 
@@ -72,52 +77,68 @@ class Pool:
         """Take attempts and run them until there are none, then wait to be woken."""
         count = 0
         while not self._stopping:
-            attempt = self._dispatch.take()
-            if attempt is None:
+            self._land()  # what another worker began in place has suspended: count it before anything else starts
+            taken = self._dispatch.take()
+            if taken is None:
                 await self._rest()
                 count = 0
                 continue
             self._follow()
-            await self._try(attempt)
-            if attempt.abandoned or contextvars.copy_context() != self._clean:
+            if isinstance(taken, Lane):
+                attempt = await self._run_in_place(taken)
+                count = BREATH
+            else:
+                attempt = taken
+                await self._try(attempt)
+                count += 1
+            if (attempt is not None and attempt.abandoned) or contextvars.copy_context() != self._clean:
                 self._wake_next()
                 return  # it was replaced; or the function has set context variables, which the next event must not see
-            count += 1
-            if count % BREATH == 0:
+            if count >= BREATH:
+                count = 0
                 await asyncio.sleep(0)
             if self._outcomes.crowded:
                 await self._outcomes.room()
 
     async def _try(self, attempt: Attempt) -> None:
         """Run one attempt and settle what came of it."""
-        function = attempt.function
         try:
             result = await self._call(attempt)
-            plain = plain_result(function.name, result)
-            emissions = emissions_of(attempt, plain)
-            emitted = self._intake.emitted(attempt.run.entry, function.name, emissions) if emissions else []
-            if function.parameters.takes_state:
-                attempt.state = _encoded(attempt.state, f'the state of "{function.name}"')
-        except Skip as skip:
-            self._settle(attempt, Step(function.name, SKIPPED, reason=clean(str(skip.reason))))
         except GeneratorExit:
             raise
         except BaseException as error:  # noqa: BLE001 - also SystemExit and the like fail only the step
-            self._interrupted(attempt, error)
+            self._raised(attempt, error)
         else:
-            self._settle(attempt, Step(function.name, DONE, result=plain), result, emitted)
+            self._returned(attempt, result)
         finally:
             if attempt.resources is not None:
                 attempt.resources.release()
         if attempt.expired:
             _forget_cancellation()
 
-    def _interrupted(self, attempt: Attempt, error: BaseException) -> None:
-        """Take whatever an attempt raised: the stop gives it back, all else is its failure.
+    def _returned(self, attempt: Attempt, result: Any) -> None:
+        """Take what an attempt returned, which may still be no data."""
+        function = attempt.function
+        try:
+            plain = plain_result(function.name, result)
+            emissions = emissions_of(attempt, plain)
+            emitted = self._intake.emitted(attempt.run.entry, function.name, emissions) if emissions else []
+            if function.parameters.takes_state:
+                attempt.state = _encoded(attempt.state, f'the state of "{function.name}"')
+        except (DataError, ValueError) as error:
+            self._fail(attempt, error)
+        else:
+            self._settle(attempt, Step(function.name, DONE, result=plain), result, emitted)
+
+    def _raised(self, attempt: Attempt, error: BaseException) -> None:
+        """Take whatever an attempt raised: the stop gives it back, a skip is its end, all else its failure.
 
         Raises:
             CancelledError: by the stop, to end the worker.
         """
+        if isinstance(error, Skip):
+            self._settle(attempt, Step(attempt.function.name, SKIPPED, reason=clean(str(error.reason))))
+            return
         if self._cancelled:
             self._give_back(attempt)
             raise error
@@ -127,13 +148,66 @@ class Pool:
                 error = overrun(attempt, str(error))
         self._fail(attempt, error)
 
+    # --- events that run in place ---------------------------------------------------------------------
+
+    async def _run_in_place(self, lane: Lane) -> Attempt | None:
+        """Run events of a lane to their end, one after the other, until one suspends or fails: its attempt is returned."""
+        burst = self._burst = self._dispatch.burst(lane, current_task())
+        done, time, copy_context, clean_context = self._outcomes.done, self._clock.time, contextvars.copy_context, self._clean
+        now = time()
+        for entry in islice(burst.entries, BREATH):
+            burst.begin(entry, now)
+            if now - entry.accepted >= GRAIN or entry.due:
+                self._dispatch.waited(entry, lane, now)
+            try:
+                if entry.hops > self.max_hops:
+                    raise self._too_many_hops()
+                for call, name in lane.bound:
+                    result = await call(burst)
+                    if burst.attempt is not None:
+                        return self._landed(burst.attempt, result)
+                    now = time()
+                    burst.end_step(name, result, result if result is None else plain_result(name, result), now)
+            except GeneratorExit:
+                raise
+            except BaseException as error:  # noqa: BLE001 - as above
+                self._land()
+                return self._landed(burst.attempt, error=error)
+            done(Noted(entry=entry, steps=burst.steps, status=DONE, at=now, ran=True, plan=burst.plan))
+            if copy_context() != clean_context:
+                break
+        self._burst = None
+        burst.entries.close()
+        return None
+
+    def _land(self) -> None:
+        """Make the event that runs in place a run with an attempt like all others, if there is one."""
+        burst, self._burst = self._burst, None
+        if burst is None:
+            return
+        attempt = burst.attempt = self._dispatch.land(burst)
+        burst.entries.close()
+        if burst.steps:
+            self._outcomes.add(Noted(entry=burst.entry, steps=burst.steps), attempt.run)
+        self._arm(attempt, burst.task)
+
+    def _landed(self, attempt: Attempt | None, result: Any = None, error: BaseException | None = None) -> Attempt:
+        """Settle what came of an event that was begun in place."""
+        assert attempt is not None
+        self._end(attempt)
+        if error is not None:
+            self._raised(attempt, error)
+        else:
+            self._returned(attempt, result)
+        if attempt.expired:
+            _forget_cancellation()
+        return attempt
+
     async def _call(self, attempt: Attempt) -> Any:
         function = attempt.function
         if attempt.run.entry.hops > self.max_hops:
-            raise HopLimit(f"more than max_hops = {self.max_hops} functions in a row have emitted on the way to this event")
-        task = asyncio.current_task()
-        assert task is not None
-        mark = (attempt, task)
+            raise self._too_many_hops()
+        mark = (attempt, current_task())
         self._unarmed.append(mark)
         try:
             if function.resources:
@@ -143,11 +217,18 @@ class Pool:
             executor = self.executors[function.executor] if function.batch == 1 else self.batches
             return await executor(attempt)
         finally:
-            attempt.ended = True
             if self._unarmed and self._unarmed[-1] is mark:
                 self._unarmed.pop()
-            elif attempt.timer is not None:
-                attempt.timer.cancel()
+            self._end(attempt)
+
+    @staticmethod
+    def _end(attempt: Attempt) -> None:
+        attempt.ended = True
+        if attempt.timer is not None:
+            attempt.timer.cancel()
+
+    def _too_many_hops(self) -> HopLimit:
+        return HopLimit(f"more than max_hops = {self.max_hops} functions in a row have emitted on the way to this event")
 
     def _settle(self, attempt: Attempt, step: Step, result: Any = None, emitted: list[Entry] | None = None) -> None:
         """Take an attempt that ends its step: start what comes after it, and have it recorded."""
@@ -161,14 +242,14 @@ class Pool:
         for index in ready:
             dispatch.ready(run, index)
         dispatch.ended(attempt)
-        outcome = Outcome(entry=run.entry, steps=steps, emitted=emitted or [])
-        stateful = attempt.function.parameters.takes_state
-        if stateful and step.status == DONE:
-            outcome.state = (attempt.function.name, attempt.event.key, attempt.state)
-        ended = run if not run.open else None
-        if ended is not None:
+        noted = Noted(entry=run.entry, steps=steps, emitted=emitted or [])
+        if attempt.function.parameters.takes_state:
+            noted.attempt = attempt
+            if step.status == DONE:
+                noted.state = (attempt.function.name, attempt.event.key, attempt.state)
+        if not run.open:
             dispatch.forget(run)
-        self._outcomes.add(outcome, run=ended, attempt=attempt if stateful else None)
+        self._outcomes.add(noted, run)
 
     def _fail(self, attempt: Attempt, error: BaseException) -> None:
         """Take a failed attempt: try again later, or end the step."""
@@ -194,7 +275,7 @@ class Pool:
         self._dispatch.retry(run, attempt.index, delay)
         self._dispatch.ended(attempt)
         stateful = function.parameters.takes_state
-        self._outcomes.add(Outcome(entry=run.entry, steps=[step]), attempt=attempt if stateful else None)
+        self._outcomes.add(Noted(entry=run.entry, steps=[step], attempt=attempt if stateful else None), run)
 
     def _give_back(self, attempt: Attempt) -> None:
         """Take an attempt that was interrupted by the stop: it is not charged."""
@@ -246,7 +327,8 @@ class Pool:
         When nothing has suspended the worker only takes a breath, and goes on by itself.
         """
         self._watching = False
-        suspended = False
+        suspended = self._burst is not None
+        self._land()
         for attempt, task in self._unarmed:
             if not attempt.ended:
                 suspended = True
@@ -309,10 +391,17 @@ class Pool:
             await asyncio.wait(self._tasks, timeout=STUBBORN)
 
 
+def current_task() -> asyncio.Task[None]:
+    """Return the task of this worker."""
+    task = asyncio.current_task()
+    assert task is not None
+    return task
+
+
 def _forget_cancellation() -> None:
     """Make the task of this worker as good as new: its cancellation was meant for the attempt."""
-    task = asyncio.current_task()
-    while task is not None and task.cancelling():
+    task = current_task()
+    while task.cancelling():
         task.uncancel()
 
 

@@ -26,15 +26,18 @@ event at a time); a queue for each function (an event that triggers two function
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 from runtime.contracts import Clock, Journal
+from runtime.event import DEFAULT_PRIORITY
+from runtime.flow.burst import Burst
 from runtime.flow.delayed import Delayed
 from runtime.flow.gates import FLOOD, Gates
-from runtime.flow.keys import Keys
-from runtime.flow.lanes import NO_FUNCTION, Lane, Ranking, limit_of
+from runtime.flow.keys import LAST, Keys
+from runtime.flow.lanes import NO_FUNCTION, Gate, Lane, Ranking, limit_of
 from runtime.flow.retries import Retries
 from runtime.flow.run import Attempt, Run
 from runtime.flow.waits import Waits
@@ -57,7 +60,7 @@ class Dispatch:
     was taken up and steps it has to skip, or when nothing of it is left; `feed` with a shelf and the `seq` behind
     which its entries are wanted. `journal` is told what executes. `in_flight` is how many runs may
     execute at once, `window` how many entries of a lane or key are kept in memory.
-    `waiting` counts the events that have not started, `runs` holds those that have and whose functions have not
+    Events run `in_place` where they can. `waiting` counts the events that have not started, `runs` holds those that have and whose functions have not
     ended, by `seq`.
     """
 
@@ -87,6 +90,7 @@ class Dispatch:
         self._suspects: deque[tuple[Run, int]] = deque()
         self._ranking = ranking
         self.in_flight = in_flight
+        self.in_place = True
         self._wake = wake
         self._room = room
         self._graph: Graph | None = None
@@ -128,8 +132,35 @@ class Dispatch:
     def push(self, entry: Entry) -> None:
         """Take an entry that waits; one that is not due yet waits for its time first."""
         self.waiting += 1
-        if entry.begun or self._is_wanted(entry):
+        if entry.event.key is None and not entry.due and not entry.begun:
+            self._push_plain(entry)
+        elif entry.begun or self._is_wanted(entry):
             self._hold(entry)
+
+    def _push_plain(self, entry: Entry) -> None:
+        """Take an entry that waits for nothing but its turn; does what `_hold` does for all others."""
+        event = entry.event
+        level = DEFAULT_PRIORITY if event.priority is None else event.priority
+        lane = self._lanes.get((event.type, level))
+        if lane is None:
+            lane = self._lane_of(event.type, level)
+        items = lane.items
+        if (lane.more or len(items) >= self._window) and not self._is_wanted(entry):
+            return
+        lane.loaded = max(lane.loaded, entry.seq)
+        entry.held = entry.plain = True
+        if not self._ranking.fifo:
+            entry.rank = self._ranking.rank(level, entry.accepted)
+        if lane.blocked or lane.late:
+            self._enter(entry)
+        elif not items:
+            items.append(entry)
+            heapq.heappush(self._heads, (entry.rank, entry.seq, lane))
+        elif entry.rank >= items[-1].rank and entry.seq > items[-1].seq:
+            items.append(entry)
+        else:
+            self._enter(entry)
+        self._wake()
 
     def _is_wanted(self, entry: Entry) -> bool:
         """Return whether an entry is to be in memory now; otherwise it is read when its turn is near."""
@@ -162,7 +193,9 @@ class Dispatch:
             lane = self._lane(entry)
             lane.loaded = max(lane.loaded, entry.seq)
         key = entry.event.key
-        if key is not None and not self._keys.claim(key, entry):
+        if key is None:
+            entry.plain = not entry.begun
+        elif not self._keys.claim(key, entry):
             return
         self._enter(entry)
         self._wake()
@@ -257,8 +290,11 @@ class Dispatch:
 
     # --- attempts go out ------------------------------------------------------------------------------
 
-    def take(self) -> Attempt | None:
-        """Return the next attempt, which counts as executing from now on, or None when nothing can start."""
+    def take(self) -> Attempt | Lane | None:
+        """Return the next attempt, which counts as executing from now on, or None when nothing can start.
+
+        A lane is returned when its first events can run in place, by `burst`.
+        """
         while self._ready:
             run, index = self._ready[0]
             if self.executing >= self.in_flight and not run.executing:
@@ -275,6 +311,8 @@ class Dispatch:
             if lane.blocked or head is None or head.seq != seq or head.rank != rank or not self._startable(lane):
                 heapq.heappop(self._heads)  # the lane has another head by now, with its own place here, or steps aside
                 continue
+            if head.plain and self._fits(lane):
+                return lane
             attempt = self._start(self._pop(lane), lane)
             if attempt is not None:
                 return attempt
@@ -286,14 +324,17 @@ class Dispatch:
         entry.standing = False
         if lane.more:
             self._feed_lane(lane)
+        heapq.heappop(self._heads)
+        self._put_back(lane, entry.rank)
+        return entry
+
+    def _put_back(self, lane: Lane, rank: float) -> None:
+        """Give a lane the place of its first entry; `rank` is that of the one it had before."""
         following = lane.head()
         if following is not None:
-            heapq.heapreplace(self._heads, (following.rank, following.seq, lane))
+            heapq.heappush(self._heads, (following.rank, following.seq, lane))
         elif lane.loading:
-            heapq.heapreplace(self._heads, (entry.rank, lane.loaded, lane))  # where its next one can stand at best
-        else:
-            heapq.heappop(self._heads)
-        return entry
+            heapq.heappush(self._heads, (rank, lane.loaded, lane))  # where its next one can stand at best
 
     def has_work(self) -> bool:
         """Return whether `take` is worth a try."""
@@ -309,6 +350,7 @@ class Dispatch:
             plan = lane.plan = self._graph.plan(lane.type)
             lane.gates = tuple(self._gates.get(function) for function in plan.functions)
             lane.roots = tuple(lane.gates[root] for root in plan.roots)
+            lane.bound = plan.bound
         for gate in lane.gates:
             if len(gate.waiting) >= FLOOD:
                 self._gates.block(lane, (gate,))
@@ -321,6 +363,65 @@ class Dispatch:
                 return True
         self._gates.block(lane, lane.roots)  # without functions it waits here for a generation that has some
         return False
+
+    # --- events that run in place ---------------------------------------------------------------------
+
+    def _fits(self, lane: Lane) -> bool:
+        """Return whether the first events of a lane that can start can run to their end in place."""
+        if not lane.bound or lane.late or not self.in_place:
+            return False
+        return all(gate.running < gate.limit and not gate.waiting for gate in lane.gates)
+
+    def burst(self, lane: Lane, task: asyncio.Task[None]) -> Burst:
+        """Return the burst of the lane that `take` returned, which runs in a task.
+
+        Nothing may be taken until its `entries` are closed; an event of it that suspends or fails has to `land` before.
+        """
+        assert lane.plan is not None
+        return Burst(self._entries(lane), lane.plan, self.generation, task)
+
+    def _entries(self, lane: Lane) -> Generator[Entry, None, None]:
+        """Yield entries of a lane, to be run to their end before the next one is asked for."""
+        rank = heapq.heappop(self._heads)[0]
+        self._gates.pass_on(lane)
+        first_of_others = self._heads[0][:2] if self._heads else LAST
+        items = lane.items
+        count = 0
+        try:
+            while items:
+                entry = items[0]
+                if not entry.plain or entry.order > first_of_others:
+                    break
+                items.popleft()
+                entry.standing = False
+                count += 1
+                self._mark(entry.seq)
+                try:
+                    yield entry
+                finally:
+                    self._unmark(entry.seq)
+        finally:
+            self.waiting -= count
+            self._room()
+            if lane.more:
+                self._feed_lane(lane)
+            self._put_back(lane, rank)
+
+    def waited(self, entry: Entry, lane: Lane, now: float) -> None:
+        """Note what an event of a burst has waited for that starts now."""
+        self._waits.until_start(entry, lane, now)
+
+    def land(self, burst: Burst) -> Attempt:
+        """Make a run of the event that a burst is at, and return the attempt at the step that executes."""
+        plan, at = burst.plan, len(burst.steps)
+        run = Run(burst.entry, plan, burst.generation)
+        for index, step in enumerate(burst.steps):
+            run.finished(index, step, burst.results[step.function])
+        self.runs[burst.entry.seq] = run
+        self._ready.extend((run, index) for index in range(at + 1, len(plan.functions)) if not run.missing[index])
+        return self._count(run, at, self._gates.get(plan.functions[at]), burst.started)
+
+    # --- all others -----------------------------------------------------------------------------------
 
     def _start(self, entry: Entry, lane: Lane) -> Attempt | None:
         """Start the run of an entry; its further roots become ready steps."""
@@ -367,15 +468,19 @@ class Dispatch:
             gate.next = max(now, gate.next) + gate.interval
             if gate.waiting:
                 self._gates.time(gate)
-        gate.running += 1
         gate.stateful = gate.stateful or stateful
+        return self._count(run, index, gate, self._clock.time())
+
+    def _count(self, run: Run, index: int, gate: Gate, started: float) -> Attempt:
+        """Count an attempt as executing from now on."""
+        gate.running += 1
         if not run.executing:
             self.executing += 1
             self._mark(run.entry.seq)
             if run.entry.crashes >= SUSPECT:
                 self._suspect = run
         run.executing += 1
-        return Attempt(run, index, run.attempts(index) + 1, self._clock.time(), gate)
+        return Attempt(run, index, run.attempts(index) + 1, started, gate)
 
     # --- attempts come back ---------------------------------------------------------------------------
 
@@ -416,6 +521,7 @@ class Dispatch:
         if entry.event.key is not None:
             self._keys.resume(entry.event.key)
         self.waiting += 1
+        entry.plain = False
         entry.since = self._clock.time()
         self._enter(entry)
 

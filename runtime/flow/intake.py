@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
-import msgspec
+from msgspec.structs import replace
 
 from runtime.cloudevents import check_event
 from runtime.contracts import Clock, Journal
@@ -52,18 +51,24 @@ class Intake:
         """Whether there is no room for a further event."""
         return self._waiting() >= self.max_backlog
 
-    async def accept(self, entries: list[Entry], *, wait: bool, cursor: tuple[str, Any] | None = None) -> list[Entry]:
+    def accept(self, entries: list[Entry], *, wait: bool, cursor: tuple[str, Any] | None = None) -> Awaitable[list[Entry]]:
         """Append entries to the journal and admit the new ones; see `Journal.append` for the answer.
 
         Raises:
             Full: `wait` is False and there is no room.
             JournalError: nothing was accepted.
         """
-        while (waiting := self._waiting()) >= self.max_backlog:
-            if not wait:
-                raise Full(waiting, self.max_backlog)
+        waiting = self._waiting()
+        if waiting < self.max_backlog:
+            return self._journal.append(entries, cursor=cursor, then=self._admit_new)
+        if not wait:
+            raise Full(waiting, self.max_backlog)
+        return self._accept_later(entries, cursor)
+
+    async def _accept_later(self, entries: list[Entry], cursor: tuple[str, Any] | None) -> list[Entry]:
+        while self.is_full:
             await self._wait_for_room()
-        return await self._journal.append(entries, cursor=cursor, then=partial(self._admit_new, entries))
+        return await self._journal.append(entries, cursor=cursor, then=self._admit_new)
 
     async def _wait_for_room(self) -> None:
         room = asyncio.get_running_loop().create_future()
@@ -75,11 +80,12 @@ class Intake:
                 self.make_room()  # for somebody else
             raise
 
-    def _admit_new(self, entries: list[Entry], accepted: list[Entry]) -> None:
+    def _admit_new(self, entries: Sequence[Entry], accepted: list[Entry]) -> None:
         """Admit the entries that are new; called by the journal, whether or not the source still waits."""
+        admit = self.admit
         for entry, first in zip(entries, accepted, strict=True):
             if first is entry:
-                self.admit(entry)
+                admit(entry)
 
     def make_room(self) -> None:
         """Let sources go on that wait for room; called when events have left the backlog."""
@@ -102,11 +108,12 @@ class Intake:
         now = self._clock.time()
         looked_up = bool(event.id)
         if event.time is None:
-            steering["time"] = self._moment(now)
-        if steering or not looked_up:
-            event = msgspec.structs.replace(event, **steering)
+            event = replace(event, time=self._moment(now), **steering)
+        elif steering or not looked_up:
+            event = replace(event, **steering)
         due = event.due.timestamp() if event.due is not None else 0.0
-        return self._made(event, now, due, hops=_hops(event), retries=retries, looked_up=looked_up)
+        hops = _hops(event) if event.extensions else 0
+        return self._made(event, now, due, hops=hops, retries=retries, looked_up=looked_up)
 
     def _made(self, event: Event, now: float, due: float, **more: Any) -> Entry:
         """Return the entry of an event that begins as its type says."""

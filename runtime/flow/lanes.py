@@ -7,7 +7,7 @@ from collections import deque
 
 from runtime.event import DEFAULT_PRIORITY
 from runtime.flow.run import Run
-from runtime.graph import Plan
+from runtime.graph import Bound, Plan
 from runtime.records import Entry
 from runtime.specs import FunctionSpec
 
@@ -70,6 +70,7 @@ class Lane:
         "_aside",
         "_blocked_at",
         "blocked",
+        "bound",
         "gates",
         "items",
         "late",
@@ -96,6 +97,7 @@ class Lane:
         self._blocked_at = 0.0
         self._aside = 0.0
         self.plan: Plan | None = None
+        self.bound: tuple[Bound, ...] = ()
         self.gates: tuple[Gate, ...] = ()
         self.roots: tuple[Gate, ...] = ()
 

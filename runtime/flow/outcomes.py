@@ -26,11 +26,10 @@ RUN = ""  # the part of an event that is its run; others are called as their sin
 MANY = 10_000  # outcomes that may wait for their record before workers have to
 
 
-class Noted(msgspec.Struct):
-    """An outcome on its way, with the run it ends and the attempt whose state it records, if any."""
+class Noted(Outcome, gc=False, kw_only=True):
+    """An outcome of a run: the plan of which all functions have ended by it, and the attempt whose state it records, if any."""
 
-    outcome: Outcome
-    ended: Run | None = None
+    plan: Plan | None = None
     attempt: Attempt | None = None
 
 
@@ -49,7 +48,7 @@ class Outcomes:
     """Records outcomes in order and in batches; see above.
 
     `admit` takes each emitted entry, `death` makes the entries that tell of a dead letter, `release` takes each entry
-    whose functions have ended, `recorded` each attempt of a function with state, `tell` each outcome with the run it
+    whose functions have ended, `recorded` each attempt of a function with state, `tell` each outcome with the plan it
     has ended, `lost` is called when the journal has failed.
     """
 
@@ -62,7 +61,7 @@ class Outcomes:
         death: Callable[[Outcome], list[Entry]],
         release: Callable[[Entry], None],
         recorded: Callable[[Attempt], None],
-        tell: Callable[[Outcome, Run | None], None] | None = None,
+        tell: Callable[[Outcome, Plan | None], None] | None = None,
         ended: Callable[[], None],
         lost: Callable[[JournalError], None],
     ) -> None:
@@ -75,13 +74,14 @@ class Outcomes:
         self.tell = tell
         self._ended = ended
         self._lost = lost
-        self._pending: list[Noted] = []
+        self._pending: list[Outcome] = []
         self._awake = asyncio.Event()
         self._failure: JournalError | None = None
         self._calm = asyncio.Event()
         self._calm.set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._busy = False
         self._parts: dict[int, Parts] = {}
         self._ends: dict[int, asyncio.Future[None]] = {}
         self._callers: dict[int, tuple[Entry, list[asyncio.Future[object]]]] = {}
@@ -115,22 +115,30 @@ class Outcomes:
 
     def skipped(self, run: Run, steps: list[Step]) -> None:
         """Take steps that a run which was taken up has to skip; or its end, when nothing of it is left."""
-        self.add(Outcome(entry=run.entry, steps=steps), run=run if not run.open else None)
+        self.add(Noted(entry=run.entry, steps=steps), run)
 
-    def add(self, outcome: Outcome, *, run: Run | None = None, attempt: Attempt | None = None) -> None:
-        """Take an outcome of a run; `run` when its functions have ended by it, `attempt` when it records state."""
-        if run is not None:
-            outcome.ran = True
+    def add(self, noted: Noted, run: Run) -> None:
+        """Take an outcome of a run."""
+        if not run.open:
+            noted.plan = run.plan
+            noted.ran = True
             failed = any(step.status == FAILED for step in run.steps.values())
-            self._finish(outcome, self._end_part(outcome.entry, RUN, failed=failed))
-        self._note(Noted(outcome, run, attempt))
+            self._finish(noted, self._end_part(noted.entry, RUN, failed=failed))
+        self._note(noted)
+
+    def done(self, noted: Noted) -> None:
+        """Take an outcome by which all functions of an event have ended well."""
+        if noted.entry.sinks:
+            noted.status = None
+            self._finish(noted, self._end_part(noted.entry, RUN, failed=False))
+        self._note(noted)
 
     def delivered(self, outcome: Outcome, *, ended: bool, failed: bool = False) -> None:
         """Take an outcome of a delivery to a sink; `ended` when there will be no further attempt."""
         if ended:
             outcome.delivered = outcome.steps[0].function
             self._finish(outcome, self._end_part(outcome.entry, outcome.delivered, failed=failed))
-        self._note(Noted(outcome))
+        self._note(outcome)
 
     def removed(self, entry: Entry, sink: str) -> None:
         """Skip the delivery to a sink that is not configured any more."""
@@ -142,7 +150,7 @@ class Outcomes:
         self._parts.pop(entry.seq, None)
         outcome = Outcome(entry=entry, reason=reason)
         self._finish(outcome, status)
-        self._note(Noted(outcome))
+        self._note(outcome)
 
     def _finish(self, outcome: Outcome, status: Status | None) -> None:
         outcome.status = status
@@ -151,11 +159,12 @@ class Outcomes:
         if status == DEAD:
             outcome.emitted = [*outcome.emitted, *self._death(outcome)]
 
-    def _note(self, noted: Noted) -> None:
-        self._pending.append(noted)
+    def _note(self, outcome: Outcome) -> None:
+        self._pending.append(outcome)
         if len(self._pending) >= MANY:
             self._calm.clear()
-        if self._idle.is_set():
+        if not self._busy:
+            self._busy = True
             self._idle.clear()
             self._awake.set()
 
@@ -189,19 +198,20 @@ class Outcomes:
                 batch, self._pending = self._pending, []
                 self._calm.set()
                 try:
-                    await self._journal.record([noted.outcome for noted in batch])
+                    await self._journal.record(batch)
                 except Exception as error:  # noqa: BLE001 - whatever it is, nothing may be said to be recorded
                     self._fail(batch, error)
                     return
-                for noted in batch:
+                for outcome in batch:
                     try:
-                        self._let_go(noted)
+                        self._let_go(outcome)
                     except Exception:
                         log.exception("an outcome is recorded, but what follows it failed: a mistake of the runtime")
                 self._ended()
+            self._busy = False
             self._idle.set()
 
-    def _fail(self, batch: list[Noted], error: Exception) -> None:
+    def _fail(self, batch: list[Outcome], error: Exception) -> None:
         """Record nothing any more; what was not recorded is done again after a restart."""
         self._pending = batch + self._pending
         self._calm.set()
@@ -209,25 +219,30 @@ class Outcomes:
         self._failure = error if isinstance(error, JournalError) else JournalError(f"{type(error).__name__}: {error}")
         self._lost(self._failure)
 
-    def _let_go(self, noted: Noted) -> None:
-        for entry in noted.outcome.emitted:
-            if entry.seq:
-                self._admit(entry)
-        if self._ends and noted.outcome.status in ENDED:
-            end = self._ends.pop(noted.outcome.entry.seq, None)
+    def _let_go(self, outcome: Outcome) -> None:
+        entry = outcome.entry
+        for emitted in outcome.emitted:
+            if emitted.seq:
+                self._admit(emitted)
+        if self._ends and outcome.status in ENDED:
+            end = self._ends.pop(entry.seq, None)
             if end is not None and not end.done():
                 end.set_result(None)
-        if noted.attempt is not None:
-            self._recorded(noted.attempt)
-        if noted.outcome.status is None and (noted.outcome.ran or noted.outcome.delivered):
-            self._forget_part(noted.outcome.entry)
-        run = noted.ended
-        if run is not None:
-            for future in self._callers.pop(run.entry.seq, (None, ()))[1]:
-                answer(future, run.entry, run.plan, run)
-            self._release(run.entry)
+        plan = None
+        if type(outcome) is Noted:
+            plan = outcome.plan
+            if outcome.attempt is not None:
+                self._recorded(outcome.attempt)
+        if outcome.status is None and (outcome.ran or outcome.delivered):
+            self._forget_part(entry)
+        if plan is not None:
+            if self._callers:
+                for future in self._callers.pop(entry.seq, (None, ()))[1]:
+                    answer(future, entry, plan)
+            if entry.event.key is not None:
+                self._release(entry)
         if self.tell is not None:
-            self.tell(noted.outcome, run)
+            self.tell(outcome, plan)
 
     def _forget_part(self, entry: Entry) -> None:
         """Keep nothing of an event that only waits, for a sink say: there may be millions."""
@@ -269,11 +284,11 @@ class Outcomes:
         self._callers.clear()
 
 
-def answer(future: asyncio.Future[object], entry: Entry, plan: Plan, run: Run) -> None:
-    """Give a caller the result of a run, or its failure."""
+def answer(future: asyncio.Future[object], entry: Entry, plan: Plan) -> None:
+    """Give a caller the result of a run, which is recorded, or its failure."""
     if future.done():
         return
     try:
-        future.set_result(reply(entry, plan, run.steps))
+        future.set_result(reply(entry, plan, entry.steps))
     except RunFailed as failure:
         future.set_exception(failure)

@@ -14,7 +14,7 @@ from runtime.codec import to_builtins
 from runtime.contracts import Clock, Counts, Journal, Query
 from runtime.errors import JournalError
 from runtime.event import Event
-from runtime.records import DEAD, ENDED, QUEUED, RETRYING, Entry, Outcome, Shelf, Status, seq_of, undelivered
+from runtime.records import DEAD, DONE, ENDED, QUEUED, RETRYING, Entry, Outcome, Shelf, Status, seq_of, uid_of, undelivered
 from runtime.settings import JournalSettings
 
 KEPT = 10_000  # ended entries that stay readable; dead letters stay until they are retried or discarded
@@ -34,7 +34,7 @@ class MemoryJournal(Journal):
         self._kept = kept
         self._seq = 0
         self._entries: dict[int, Entry] = {}
-        self._ended: deque[int] = deque()
+        self._ended: deque[Entry] = deque()
         self._first: dict[tuple[str, str], Entry] = {}
         self._ids: deque[tuple[str, str]] = deque()
         self._effects: dict[int, list[int]] = {}
@@ -62,36 +62,52 @@ class MemoryJournal(Journal):
         """Do nothing: memory goes with the process."""
 
     async def append(
-        self, entries: Sequence[Entry], *, cursor: tuple[str, Any] | None = None, then: Callable[[list[Entry]], None] | None = None
+        self,
+        entries: Sequence[Entry],
+        *,
+        cursor: tuple[str, Any] | None = None,
+        then: Callable[[Sequence[Entry], list[Entry]], None] | None = None,
     ) -> list[Entry]:
         """Accept entries; see `Journal.append`."""
-        self._forget_ids()
+        if self._ids:
+            self._forget_ids()
         if cursor is not None:
             self._cursors[cursor[0]] = cursor[1]
-        accepted = [self._accept(entry) for entry in entries]
+        accepted = self._accept(entries)
         if then is not None:
-            then(accepted)
+            then(entries, accepted)
         return accepted
 
-    def _accept(self, entry: Entry) -> Entry:
-        event = entry.event
-        if entry.looked_up:
-            first = self._first.setdefault((event.source, event.id), entry)
-            if first is not entry:
-                self._duplicates += 1
-                return first
-            self._ids.append((event.source, event.id))
-        self._seq += 1
-        entry.seq = self._seq
-        if not event.id:
-            force_setattr(event, "id", entry.uid)
-        self._entries[entry.seq] = entry
-        self._by_status[entry.status] += 1
-        if entry.status in ENDED:
-            self._end(entry)
-        if entry.cause:
-            self._effects.setdefault(entry.cause, []).append(entry.seq)
-        return entry
+    def _accept(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Return for each entry itself, or the first one of its source and id."""
+        accepted = list(entries)
+        seq, there, queued = self._seq, self._entries, 0
+        for index, entry in enumerate(accepted):
+            event = entry.event
+            if entry.looked_up:
+                first = self._first.setdefault((event.source, event.id), entry)
+                if first is not entry:
+                    self._duplicates += 1
+                    accepted[index] = first
+                    continue
+                self._ids.append((event.source, event.id))
+            seq += 1
+            entry.seq = seq
+            there[seq] = entry
+            if not event.id:
+                force_setattr(event, "id", uid_of(entry.accepted, seq))
+            if entry.status == QUEUED:
+                queued += 1
+            else:
+                self._by_status[entry.status] += 1
+                self._end(entry)
+            if entry.cause:
+                self._effects.setdefault(entry.cause, []).append(seq)
+        self._seq = seq
+        self._by_status[QUEUED] += queued
+        if len(self._ended) > self._kept:
+            self._prune()
+        return accepted
 
     def _forget_ids(self) -> None:
         """Forget ids older than `dedupe` seconds whose entry has ended."""
@@ -108,19 +124,30 @@ class MemoryJournal(Journal):
 
     async def record(self, outcomes: Sequence[Outcome]) -> None:
         """Record outcomes; see `Journal.record`."""
+        done = 0
         for outcome in outcomes:
-            entry = outcome.entry
-            for step in outcome.steps:
-                entry.steps[step.function] = step
-            for emitted in outcome.emitted:
-                self._accept(emitted)
+            entry, steps = outcome.entry, outcome.steps
+            if entry.steps or len(steps) != 1:
+                entry.steps.update({step.function: step for step in steps})
+            else:
+                entry.steps = {steps[0].function: steps[0]}
+            if outcome.emitted:
+                self._accept(outcome.emitted)
             if outcome.state is not None:
                 function, key, value = outcome.state
                 self._states[function, key] = to_builtins(value)
             if outcome.ran is not None:
                 entry.ran = outcome.ran
-            if outcome.status is not None:
-                self._move(entry, outcome.status, outcome)
+            status = outcome.status
+            if status == DONE and entry.status == QUEUED:
+                done += 1
+                entry.status, entry.ended, entry.reason = status, outcome.at, outcome.reason
+                self._ended.append(entry)
+            elif status is not None:
+                self._move(entry, status, outcome)
+        self._by_status[QUEUED] -= done
+        self._by_status[DONE] += done
+        self._prune()
 
     def _move(self, entry: Entry, status: Status, outcome: Outcome) -> None:
         self._by_status[entry.status] -= 1
@@ -128,28 +155,32 @@ class MemoryJournal(Journal):
         entry.status = status
         entry.reason = outcome.reason
         entry.ended = outcome.at if status in ENDED else 0.0
-        if status in ENDED:
-            self._end(entry)
+        self._end(entry)
 
     def _end(self, entry: Entry) -> None:
-        """Keep an entry that has ended, and let the oldest go; dead letters stay."""
-        if entry.status == DEAD:
-            return
-        self._ended.append(entry.seq)
-        while len(self._ended) > self._kept:
-            self._prune(self._ended.popleft())
+        """Keep an entry if it has ended, until there are too many; dead letters stay."""
+        if entry.status in ENDED and entry.status != DEAD:
+            self._ended.append(entry)
 
-    def _prune(self, seq: int) -> None:
-        entry = self._entries.get(seq)
-        if entry is None or entry.status not in ENDED or entry.status == DEAD:
-            return
-        del self._entries[seq]
+    def _prune(self) -> None:
+        """Let the oldest entries go that have ended."""
+        ended, effects = self._ended, self._effects
+        for _ in range(len(ended) - self._kept):
+            entry = ended.popleft()
+            if entry.status not in ENDED or entry.status == DEAD or self._entries.pop(entry.seq, None) is None:
+                continue  # it was redriven
+            if entry.looked_up:
+                self._forget(entry)
+            if effects:
+                effects.pop(entry.seq, None)
+            self._by_status[entry.status] -= 1
+
+    def _forget(self, entry: Entry) -> None:
+        """Keep of an entry what is enough to know its id again."""
         event = entry.event
-        if self._first.get((event.source, event.id)) is entry:  # what is left of it is enough to know its id again
+        if self._first.get((event.source, event.id)) is entry:
             bare = Event(type=event.type, source=event.source, id=event.id)
-            self._first[event.source, event.id] = Entry(event=bare, seq=seq, accepted=entry.accepted, status=entry.status, ran=True)
-        self._effects.pop(seq, None)
-        self._by_status[entry.status] -= 1
+            self._first[event.source, event.id] = Entry(event=bare, seq=entry.seq, accepted=entry.accepted, status=entry.status, ran=True)
 
     def _waiting(self) -> Iterator[Entry]:
         return (entry for entry in self._entries.values() if entry.status not in ENDED)

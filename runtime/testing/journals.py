@@ -151,7 +151,7 @@ class JournalSuite:
         journal, _ = await self.opened()
         answers: list[list[Entry]] = []
         one = entry()
-        appending = asyncio.ensure_future(journal.append([one], then=answers.append))
+        appending = asyncio.ensure_future(journal.append([one], then=lambda _, accepted: answers.append(accepted)))
         await asyncio.sleep(0)
         appending.cancel()
         await asyncio.gather(appending, return_exceptions=True)

@@ -45,6 +45,7 @@ class Rehearsal:
         for delivery in self.app.engine.deliveries:
             if delivery.spec.name not in sinks:
                 delivery.sink = self.recorders[delivery.spec.name] = Recorder(delivery.spec.name)
+        self.app.engine.dispatch.in_place = False  # so that all that executes can be told, and is called as below
         executors = self.app.engine.pool.executors
         executors.update({name: _rereading(executor) for name, executor in executors.items()})
 

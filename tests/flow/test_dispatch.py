@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import settings
@@ -15,7 +15,7 @@ from support import Bench, graph_of
 
 from runtime import Context, Event, Full, function
 from runtime.flow.dispatch import Dispatch
-from runtime.flow.lanes import Ranking
+from runtime.flow.lanes import Lane, Ranking
 from runtime.flow.run import Attempt
 from runtime.journal.memory import MemoryJournal
 from runtime.records import DONE, Entry, Step
@@ -84,18 +84,36 @@ class DispatchMachine(RuleBasedStateMachine):
             return False
         return not any(other.event.key == one.event.key and other.order < one.order for other in self.waiting)
 
-    @rule()
-    def take(self) -> None:
+    def next(self) -> Entry | None:
+        """By the definition: the first of those that can start."""
         allowed = [one for one in self.waiting if self.startable(one)] if len(self.running) < self.in_flight else []
-        expected = min(allowed, key=lambda one: one.order, default=None)
-        attempt = self.dispatch.take()
-        assert (attempt.run.entry if attempt else None) is expected
+        return min(allowed, key=lambda one: one.order, default=None)
+
+    @rule(in_place=st.integers(0, 5))
+    def take(self, in_place: int = 0) -> None:
+        """Take the next attempt; of what can run in place so many end there, and the one behind them suspends."""
+        taken = self.dispatch.take()
+        attempt = self.run_in_place(taken, in_place) if isinstance(taken, Lane) else taken
         if attempt is None:
+            assert isinstance(taken, Lane) or self.next() is None
             return
+        assert attempt.run.entry is self.next()
         self.running.append(attempt)
         self.waiting.remove(attempt.run.entry)
         if attempt.event.key is not None:
             self.held.add(attempt.event.key)
+
+    def run_in_place(self, lane: Lane, in_place: int) -> Attempt | None:
+        burst = self.dispatch.burst(lane, cast("asyncio.Task[None]", None))
+        for count, one in enumerate(burst.entries):
+            burst.begin(one, self.clock.time())
+            if count == in_place:
+                attempt = self.dispatch.land(burst)
+                burst.entries.close()
+                return attempt
+            assert one is self.next()
+            self.waiting.remove(one)
+        return None
 
     @precondition(lambda self: self.running)
     @rule(choice=st.randoms(use_true_random=False))

@@ -187,7 +187,11 @@ class SqliteJournal(Journal):
     # --- write ----------------------------------------------------------------------------------------
 
     async def append(
-        self, entries: Sequence[Entry], *, cursor: tuple[str, Any] | None = None, then: Callable[[list[Entry]], None] | None = None
+        self,
+        entries: Sequence[Entry],
+        *,
+        cursor: tuple[str, Any] | None = None,
+        then: Callable[[Sequence[Entry], list[Entry]], None] | None = None,
     ) -> list[Entry]:
         """Accept entries; see `Journal.append`."""
         rows = [self._row(entry) for entry in entries]
@@ -197,7 +201,7 @@ class SqliteJournal(Journal):
         def answer(firsts: list[Row | None]) -> None:
             accepted.extend(self._accepted(entry, first) for entry, first in zip(entries, firsts, strict=True))
             if then is not None:
-                then(accepted)
+                then(entries, accepted)
 
         work = partial(writing.append, list(entries), rows, kept, self._clock.time() - self._dedupe)
         await self._thread.submit(work, then=answer)
