@@ -189,9 +189,10 @@ def check_event(event: Event) -> None:
     """
     if not isinstance(event, Event):
         raise MalformedEvent(f"expected an Event, found a value of type {type(event).__name__}")
-    for name, value in (("type", event.type), ("source", event.source)):
-        if not value or not isinstance(value, str):
-            raise MalformedEvent(f"{name}: expected a text that is not empty, found {_shown(value)}")
+    if not (event.type and event.source and isinstance(event.type, str) and isinstance(event.source, str)):
+        for name, value in (("type", event.type), ("source", event.source)):
+            if not value or not isinstance(value, str):
+                raise MalformedEvent(f"{name}: expected a text that is not empty, found {_shown(value)}")
     if event.priority is not None:
         _read_priority("priority", event.priority)
     if event.time is not None or event.due is not None or event.extensions:

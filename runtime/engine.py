@@ -7,7 +7,7 @@ journal and a clock, and nothing else.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -79,7 +79,7 @@ class Engine:
         self.outcomes = Outcomes(
             journal,
             clock,
-            admit=lambda entry: self._admit(entry),  # noqa: PLW0108
+            admit=lambda entries: self._admit(entries),  # noqa: PLW0108
             death=lambda outcome: self.intake.death(outcome),  # noqa: PLW0108
             release=self.dispatch.release,
             recorded=self.dispatch.recorded,
@@ -91,9 +91,9 @@ class Engine:
         self.intake = Intake(
             journal,
             clock,
-            route=self.router.route,
+            routes=self.router.routes,
             admit=self._admit,
-            waiting=lambda: self.dispatch.waiting,
+            backlog=self.dispatch,
             max_backlog=max_backlog,
         )
         self.backlog = Backlog(
@@ -174,9 +174,10 @@ class Engine:
         await self.backlog.let_go(name)
         await self.outcomes.settled()
 
-    def _tell_accepted(self, entry: Entry) -> None:
-        self._notices.tell("event_accepted", event=entry.event)
-        self.router.admit(entry)
+    def _tell_accepted(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            self._notices.tell("event_accepted", event=entry.event)
+        self.router.admit(entries)
 
     def _tell(self, outcome: Outcome, plan: Plan | None) -> None:
         event = outcome.entry.event
@@ -277,7 +278,7 @@ class Engine:
     async def _change(self, outcome: Outcome) -> None:
         await self.journal.record([outcome])
         if outcome.status == QUEUED:
-            self.router.admit(outcome.entry)
+            self.router.admit([outcome.entry])
 
     def live(self) -> dict[int, Status]:
         """Return how the entries stand that have started and not ended, by `seq`: `running` or `retrying`.

@@ -35,6 +35,7 @@ class HostInlet:
         self.events = 0
         self.waiting = 0  # puts that wait for room
         self._engine = engine
+        self._intake = engine.intake
         self._next = 0.0
         self._wait_for_end = wait_for_end
         self.configure(settings)
@@ -43,6 +44,7 @@ class HostInlet:
         """Go by these settings from the next event on."""
         self._priority = settings.priority
         self._key = jmespath.compile(settings.key) if settings.key else None
+        self._steers = settings.priority is not None or self._key is not None
         self._interval = 1 / settings.rate if settings.rate else 0.0
 
     async def put(self, events: Event | Sequence[Event], *, cursor: Any = None, wait: bool = True) -> list[str]:
@@ -50,20 +52,24 @@ class HostInlet:
         batch = [events] if isinstance(events, Event) else events
         if self._interval:
             await self._pace(len(batch))
-        entries = [self._engine.intake.entry(event, **self._steering(event)) for event in batch]
-        mark = None if cursor is None else (self.name, cursor)
-        waits = wait and self._engine.intake.is_full
-        self.waiting += waits
-        try:
-            accepted = await self._engine.intake.accept(entries, wait=wait, cursor=mark)
-        finally:
-            self.waiting -= waits
+        intake = self._intake
+        entries = [intake.entry(event, **self._steering(event)) for event in batch] if self._steers else intake.entries(batch)
+        accepting = intake.accept(entries, wait=wait, cursor=None if cursor is None else (self.name, cursor))
+        if intake.is_full:
+            self.waiting += 1
+            try:
+                accepted = await accepting
+            finally:
+                self.waiting -= 1
+        else:
+            accepted = await accepting
         if cursor is not None:
             self.cursor = cursor
         self.events += len(entries)
-        for entry, first in zip(entries, accepted, strict=True):
-            if first is not entry and first.status == DEAD:
-                await self._engine.redrive(first)
+        if accepted != entries:
+            for entry, first in zip(entries, accepted, strict=True):
+                if first is not entry and first.status == DEAD:
+                    await self._engine.redrive(first)
         if self._wait_for_end:
             await self._engine.outcomes.all_ended(accepted)
         return [entry.event.id for entry in accepted]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,7 +51,8 @@ async def invoke(settings: Settings, name: str | None, data: Any, *, type: str |
     event = Event(type=plan.type, source="invoke", data=data)
     journal, clock = MemoryJournal(SystemClock()), SystemClock()
     await journal.open()
-    intake = Intake(journal, clock, route=lambda _: Route(UNROUTED, (), ran=True), admit=lambda _: None, waiting=lambda: 0, max_backlog=1)
+    routes: defaultdict[str, Route] = defaultdict(lambda: Route(UNROUTED, (), ran=True))
+    intake = Intake(journal, clock, routes=routes, admit=lambda _: None, backlog=Nothing(), max_backlog=1)
     entry = intake.entry(event)
     await intake.accept([entry], wait=False)
     run = Run(entry, plan, 1)
@@ -86,6 +88,12 @@ def _given_results(graph: Graph, name: str, data: Any) -> dict[str, Any]:
         allowed = ", ".join(f'"{other}": …' for other in after)
         raise LoadError([Fault("invoke", f'"{name}" comes after several functions: give their results as data, {{{allowed}}}')])
     return {other: data[other] for other in after}
+
+
+class Nothing:
+    """A backlog in which nothing waits."""
+
+    waiting = 0
 
 
 async def _run(run: Run, intake: Intake, keeper: Keeper, executors: Mapping[str, Executor]) -> Invocation:

@@ -16,6 +16,8 @@ from runtime.function import Context
 
 RESERVED = ("event", "data", "context", "state")
 
+MUTABLE = frozenset({dict, list})
+
 Decoder = Callable[[Any], Any]
 
 
@@ -72,6 +74,8 @@ class Parameters(msgspec.Struct, frozen=True):
         if not self.args:
             return lambda _: function()
         (get,) = self.args
+        if get is _own_data:
+            return lambda call: function(msgspec.to_builtins(data) if type(data := call.event.data) in MUTABLE else data)
         return lambda call: function(get(call))
 
 
@@ -273,17 +277,16 @@ def payload_of(after: tuple[str, ...]) -> Getter:
 
 def _own(data: Any) -> Any:
     """Return data that a function may change without changing the event."""
-    return msgspec.to_builtins(data) if type(data) in (dict, list) else data
+    return msgspec.to_builtins(data) if type(data) in MUTABLE else data
 
 
 def _own_data(call: Call) -> Any:
-    data = call.event.data
-    return msgspec.to_builtins(data) if type(data) in (dict, list) else data
+    return _own(call.event.data)
 
 
 def _own_event(call: Call) -> Event:
     event = call.event
-    return msgspec.structs.replace(event, data=_own(event.data)) if type(event.data) in (dict, list) else event
+    return msgspec.structs.replace(event, data=_own(event.data)) if type(event.data) in MUTABLE else event
 
 
 def make_decoder(what: str, annotation: Any) -> Decoder:

@@ -23,6 +23,7 @@ SKIPPED: Final = "skipped"
 FAILED: Final = "failed"
 
 ENDED: Final = frozenset({DONE, DEAD, DISCARDED, UNROUTED})
+TAILS: Final = [f"{number:03x}" for number in range(4096)]
 STATUSES: Final[tuple[Status, ...]] = ("queued", "running", "retrying", "done", "dead", "discarded", "unrouted")
 
 
@@ -183,24 +184,26 @@ def uid_of(accepted: float, seq: int) -> str:
     acceptance, and leads back to the entry without an index.
     """
     milliseconds = int(accepted * 1000)
-    if milliseconds != _prefix.of or seq >= 1 << 48:
-        _prefix.renew(milliseconds, seq >> 48)
-    return f"{_prefix.text}{seq & 0xFFFFFFFFFFFF:012x}"
+    if milliseconds != _last.milliseconds or seq >> 12 != _last.high:
+        _last.renew(milliseconds, seq >> 12)
+    return _last.text + TAILS[seq & 0xFFF]
 
 
-class _Prefix:
-    """The first half of the last uid; those of one millisecond share it."""
+class _Last:
+    """All but the last three digits of the last uid: most share them with the one before."""
 
-    of = -1
+    milliseconds = -1
+    high = -1
     text = ""
 
     def renew(self, milliseconds: int, high: int) -> None:
-        digits = f"{milliseconds:012x}"
-        self.text = f"{digits[:8]}-{digits[8:]}-7000-8{high:03x}-"
-        self.of = -1 if high else milliseconds
+        time, place = f"{milliseconds:012x}", f"{high:012x}"
+        self.text = f"{time[:8]}-{time[8:]}-7000-8{place[:3]}-{place[3:]}"
+        self.milliseconds = milliseconds
+        self.high = high
 
 
-_prefix = _Prefix()
+_last = _Last()
 
 
 def seq_of(uid: str) -> int | None:

@@ -154,9 +154,9 @@ class Pool:
         """Run events of a lane to their end, one after the other, until one suspends or fails: its attempt is returned."""
         burst = self._burst = self._dispatch.burst(lane, current_task())
         done, time, copy_context, clean_context = self._outcomes.done, self._clock.time, contextvars.copy_context, self._clean
-        now = time()
+        generation, now = burst.generation, time()
         for entry in islice(burst.entries, BREATH):
-            burst.begin(entry, now)
+            burst.entry, burst.event, burst.started, burst.steps, burst.results = entry, entry.event, now, [], {}
             if now - entry.accepted >= GRAIN or entry.due:
                 self._dispatch.waited(entry, lane, now)
             try:
@@ -166,14 +166,17 @@ class Pool:
                     result = await call(burst)
                     if burst.attempt is not None:
                         return self._landed(burst.attempt, result)
+                    plain = result if result is None else plain_result(name, result)
                     now = time()
-                    burst.end_step(name, result, result if result is None else plain_result(name, result), now)
+                    burst.steps.append(Step(name, DONE, 1, generation, burst.started, now, plain))
+                    burst.results[name] = result
+                    burst.started = now
             except GeneratorExit:
                 raise
             except BaseException as error:  # noqa: BLE001 - as above
                 self._land()
                 return self._landed(burst.attempt, error=error)
-            done(Noted(entry=entry, steps=burst.steps, status=DONE, at=now, ran=True, plan=burst.plan))
+            done(entry, burst.steps, now, burst.plan)
             if copy_context() != clean_context:
                 break
         self._burst = None

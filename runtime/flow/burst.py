@@ -14,14 +14,14 @@ from typing import Any
 from runtime.event import Event
 from runtime.flow.run import Attempt
 from runtime.graph import Plan
-from runtime.records import DONE, Entry, Step
+from runtime.records import Entry, Step
 
 
 class Burst:
     """The event that is at its turn; its functions are called with this, as others are with their attempt.
 
-    `entries` yields the events, `steps` and `results` are what has ended of the present one, whose present step has
-    `started`. `attempt` is there when it has landed.
+    `entries` yields the events, which whoever runs them notes here: `steps` and `results` are what has ended of the
+    present one, whose present step has `started`. `attempt` is there when it has landed.
     """
 
     __slots__ = ("attempt", "entries", "entry", "event", "generation", "plan", "results", "started", "steps", "task")
@@ -38,17 +38,3 @@ class Burst:
         self.generation = generation
         self.task = task
         self.attempt: Attempt | None = None
-
-    def begin(self, entry: Entry, now: float) -> None:
-        """Go on to an event that starts now."""
-        self.entry = entry
-        self.event = entry.event
-        self.started = now
-        self.steps = []
-        self.results = {}
-
-    def end_step(self, function: str, result: Any, plain: Any, now: float) -> None:
-        """Take what a function has returned, and that as plain data."""
-        self.steps.append(Step(function, DONE, 1, self.generation, self.started, now, plain))
-        self.results[function] = result
-        self.started = now

@@ -36,7 +36,7 @@ from runtime.event import DEFAULT_PRIORITY
 from runtime.flow.burst import Burst
 from runtime.flow.delayed import Delayed
 from runtime.flow.gates import FLOOD, Gates
-from runtime.flow.keys import LAST, Keys
+from runtime.flow.keys import Keys
 from runtime.flow.lanes import NO_FUNCTION, Gate, Lane, Ranking, limit_of
 from runtime.flow.retries import Retries
 from runtime.flow.run import Attempt, Run
@@ -60,8 +60,8 @@ class Dispatch:
     was taken up and steps it has to skip, or when nothing of it is left; `feed` with a shelf and the `seq` behind
     which its entries are wanted. `journal` is told what executes. `in_flight` is how many runs may
     execute at once, `window` how many entries of a lane or key are kept in memory.
-    Events run `in_place` where they can. `waiting` counts the events that have not started, `runs` holds those that have and whose functions have not
-    ended, by `seq`.
+    Events run `in_place` where they can. `waiting` counts the events that have not started, `runs` holds those that have
+    and whose functions have not ended, by `seq`.
     """
 
     def __init__(  # noqa: PLR0913 - its neighbours, by name
@@ -79,6 +79,7 @@ class Dispatch:
     ) -> None:
         self._clock = clock
         self._mark, self._unmark = journal.mark, journal.unmark
+        self._survives = journal.persistent
         self._settle = settle
         self._feed = feed
         self._window = window if journal.persistent else UNBOUNDED
@@ -89,6 +90,7 @@ class Dispatch:
         self._suspect: Run | None = None
         self._suspects: deque[tuple[Run, int]] = deque()
         self._ranking = ranking
+        self._fifo = ranking.fifo
         self.in_flight = in_flight
         self.in_place = True
         self._wake = wake
@@ -132,35 +134,30 @@ class Dispatch:
     def push(self, entry: Entry) -> None:
         """Take an entry that waits; one that is not due yet waits for its time first."""
         self.waiting += 1
-        if entry.event.key is None and not entry.due and not entry.begun:
-            self._push_plain(entry)
-        elif entry.begun or self._is_wanted(entry):
-            self._hold(entry)
-
-    def _push_plain(self, entry: Entry) -> None:
-        """Take an entry that waits for nothing but its turn; does what `_hold` does for all others."""
         event = entry.event
-        level = DEFAULT_PRIORITY if event.priority is None else event.priority
+        if event.key is not None or entry.due or entry.steps or entry.crashes:
+            if entry.begun or self._is_wanted(entry):
+                self._hold(entry)
+            return
+        level = DEFAULT_PRIORITY if event.priority is None else event.priority  # from here on a short form of `_hold`
         lane = self._lanes.get((event.type, level))
         if lane is None:
             lane = self._lane_of(event.type, level)
         items = lane.items
         if (lane.more or len(items) >= self._window) and not self._is_wanted(entry):
             return
-        lane.loaded = max(lane.loaded, entry.seq)
         entry.held = entry.plain = True
-        if not self._ranking.fifo:
+        if not self._fifo:
             entry.rank = self._ranking.rank(level, entry.accepted)
-        if lane.blocked or lane.late:
-            self._enter(entry)
-        elif not items:
-            items.append(entry)
-            heapq.heappush(self._heads, (entry.rank, entry.seq, lane))
-        elif entry.rank >= items[-1].rank and entry.seq > items[-1].seq:
-            items.append(entry)
+        if items and not lane.late and entry.seq > items[-1].seq and entry.rank >= items[-1].rank:
+            lane.loaded = entry.seq
+            if lane.blocked:
+                entry.aside = lane.aside(self._clock.time())
+            items.append(entry)  # those before it have woken somebody
         else:
+            lane.loaded = max(lane.loaded, entry.seq)
             self._enter(entry)
-        self._wake()
+            self._wake()
 
     def _is_wanted(self, entry: Entry) -> bool:
         """Return whether an entry is to be in memory now; otherwise it is read when its turn is near."""
@@ -384,22 +381,26 @@ class Dispatch:
         """Yield entries of a lane, to be run to their end before the next one is asked for."""
         rank = heapq.heappop(self._heads)[0]
         self._gates.pass_on(lane)
-        first_of_others = self._heads[0][:2] if self._heads else LAST
+        first_of_others = self._heads[0][:2] if self._heads else None
+        mark, unmark = self._mark if self._survives else None, self._unmark
         items = lane.items
         count = 0
         try:
             while items:
                 entry = items[0]
-                if not entry.plain or entry.order > first_of_others:
+                if not entry.plain or (first_of_others is not None and entry.order > first_of_others):
                     break
                 items.popleft()
                 entry.standing = False
                 count += 1
-                self._mark(entry.seq)
+                if mark is None:
+                    yield entry
+                    continue
+                mark(entry.seq)
                 try:
                     yield entry
                 finally:
-                    self._unmark(entry.seq)
+                    unmark(entry.seq)
         finally:
             self.waiting -= count
             self._room()

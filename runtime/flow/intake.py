@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec.structs import replace
 
@@ -20,10 +20,16 @@ from runtime.records import FAILED, UNROUTED, Entry, Outcome, Route
 DEATH = "runtime.dead"  # the type of the event that tells of a dead letter
 
 
+class Waiting(Protocol):
+    """What the intake needs of dispatch: how many events have not started."""
+
+    waiting: int
+
+
 class Intake:
     """Accepts events into the journal and hands the new ones to `admit`.
 
-    `route` tells how an event of a type begins, `waiting` how many events wait, of which there may be `max_backlog`.
+    `routes` tells how an event of a type begins, `backlog` how many events wait, of which there may be `max_backlog`.
     """
 
     def __init__(
@@ -31,16 +37,16 @@ class Intake:
         journal: Journal,
         clock: Clock,
         *,
-        route: Callable[[str], Route],
-        admit: Callable[[Entry], None],
-        waiting: Callable[[], int],
+        routes: Mapping[str, Route],
+        admit: Callable[[Sequence[Entry]], None],
+        backlog: Waiting,
         max_backlog: int,
     ) -> None:
         self._journal = journal
         self._clock = clock
-        self._route = route
+        self._routes = routes
         self.admit = admit
-        self._waiting = waiting
+        self._backlog = backlog
         self.max_backlog = max_backlog
         self._room: deque[asyncio.Future[None]] = deque()
         self._now = datetime.fromtimestamp(0, UTC)
@@ -49,7 +55,7 @@ class Intake:
     @property
     def is_full(self) -> bool:
         """Whether there is no room for a further event."""
-        return self._waiting() >= self.max_backlog
+        return self._backlog.waiting >= self.max_backlog
 
     def accept(self, entries: list[Entry], *, wait: bool, cursor: tuple[str, Any] | None = None) -> Awaitable[list[Entry]]:
         """Append entries to the journal and admit the new ones; see `Journal.append` for the answer.
@@ -58,7 +64,7 @@ class Intake:
             Full: `wait` is False and there is no room.
             JournalError: nothing was accepted.
         """
-        waiting = self._waiting()
+        waiting = self._backlog.waiting
         if waiting < self.max_backlog:
             return self._journal.append(entries, cursor=cursor, then=self._admit_new)
         if not wait:
@@ -82,16 +88,16 @@ class Intake:
 
     def _admit_new(self, entries: Sequence[Entry], accepted: list[Entry]) -> None:
         """Admit the entries that are new; called by the journal, whether or not the source still waits."""
-        admit = self.admit
-        for entry, first in zip(entries, accepted, strict=True):
-            if first is entry:
-                admit(entry)
+        if accepted == entries:
+            self.admit(accepted)
+        else:
+            self.admit([entry for entry, first in zip(entries, accepted, strict=True) if first is entry])
 
     def make_room(self) -> None:
         """Let sources go on that wait for room; called when events have left the backlog."""
         if not self._room:
             return
-        places = self.max_backlog - self._waiting()
+        places = self.max_backlog - self._backlog.waiting
         while self._room and places > 0:
             room = self._room.popleft()
             if not room.done():
@@ -105,21 +111,41 @@ class Intake:
             MalformedEvent: it is not what CloudEvents can say.
         """
         check_event(event)
-        now = self._clock.time()
-        looked_up = bool(event.id)
-        if event.time is None:
-            event = replace(event, time=self._moment(now), **steering)
-        elif steering or not looked_up:
-            event = replace(event, **steering)
-        due = event.due.timestamp() if event.due is not None else 0.0
-        hops = _hops(event) if event.extensions else 0
-        return self._made(event, now, due, hops=hops, retries=retries, looked_up=looked_up)
+        (entry,) = self._entries([replace(event, **steering) if steering else event])
+        entry.retries = retries
+        return entry
 
-    def _made(self, event: Event, now: float, due: float, **more: Any) -> Entry:
-        """Return the entry of an event that begins as its type says."""
-        route = self._route(event.type)
-        ended = now if route.status == UNROUTED else 0.0
-        return Entry(event=event, accepted=now, due=due, ended=ended, status=route.status, sinks=route.sinks, ran=route.ran, **more)
+    def entries(self, events: Sequence[Event]) -> list[Entry]:
+        """Return the entries of events that come from outside, copies where something is to be filled in.
+
+        Raises:
+            MalformedEvent: one is not what CloudEvents can say.
+        """
+        for event in events:
+            check_event(event)
+        return self._entries(events)
+
+    def _entries(self, events: Sequence[Event]) -> list[Entry]:
+        now = self._clock.time()
+        moment = self._moment(now)
+        routes = self._routes
+        entries = []
+        for event in events:
+            looked_up = event.id != ""
+            if event.time is None:
+                event = replace(event, time=moment)  # noqa: PLW2901 - what was given may be put again
+            elif not looked_up:
+                event = replace(event)  # noqa: PLW2901 - its id is filled in
+            route = routes[event.type]
+            entry = Entry(event=event, accepted=now, status=route.status, sinks=route.sinks, ran=route.ran, looked_up=looked_up)
+            if event.due is not None:
+                entry.due = event.due.timestamp()
+            if event.extensions:
+                entry.hops = _hops(event)
+            if route.status == UNROUTED:
+                entry.ended = now
+            entries.append(entry)
+        return entries
 
     def emitted(self, cause: Entry, function: str, emissions: Sequence[Emission]) -> list[Entry]:
         """Return the entries of what a function emitted; ids are made of event, function and count."""
@@ -143,12 +169,14 @@ class Intake:
             due=datetime.fromtimestamp(due, UTC) if due else None,
             extensions={"causationid": before.id, "correlationid": origin, "hops": cause.hops + 1},
         )
-        return self._made(event, now, due, cause=cause.seq, hops=cause.hops + 1, looked_up=emission.id is not None)
+        (entry,) = self._entries([event])
+        entry.cause, entry.hops, entry.looked_up, entry.due = cause.seq, cause.hops + 1, emission.id is not None, due
+        return entry
 
     def death(self, outcome: Outcome) -> list[Entry]:
         """Return the event `runtime.dead` that tells of a dead letter; none when nobody wants it, or it would tell of its own."""
         entry = outcome.entry
-        if entry.event.type == DEATH or self._route(DEATH).status == UNROUTED:
+        if entry.event.type == DEATH or self._routes[DEATH].status == UNROUTED:
             return []
         steps = {**entry.steps, **{step.function: step for step in outcome.steps}}
         failed, error = next(((step.function, step.error) for step in steps.values() if step.status == FAILED), (None, None))

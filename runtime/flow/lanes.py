@@ -72,6 +72,7 @@ class Lane:
         "blocked",
         "bound",
         "gates",
+        "has_blocked",
         "items",
         "late",
         "level",
@@ -94,6 +95,7 @@ class Lane:
         self.items: deque[Entry] = deque()
         self.late: list[tuple[float, int, Entry]] = []
         self.blocked = False
+        self.has_blocked = False  # ever
         self._blocked_at = 0.0
         self._aside = 0.0
         self.plan: Plan | None = None
@@ -103,7 +105,7 @@ class Lane:
 
     def step_aside(self, now: float) -> None:
         """Take no part in the order until something opens."""
-        self.blocked = True
+        self.blocked = self.has_blocked = True
         self._blocked_at = now
 
     def come_back(self, now: float) -> None:

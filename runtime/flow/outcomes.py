@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -27,10 +27,14 @@ MANY = 10_000  # outcomes that may wait for their record before workers have to
 
 
 class Noted(Outcome, gc=False, kw_only=True):
-    """An outcome of a run: the plan of which all functions have ended by it, and the attempt whose state it records, if any."""
+    """An outcome of a run: the plan of which all functions have ended by it, and the attempt whose state it records, if any.
+
+    `plain`: nothing follows the record but what somebody waits for.
+    """
 
     plan: Plan | None = None
     attempt: Attempt | None = None
+    plain: bool = False
 
 
 class Parts(msgspec.Struct):
@@ -47,7 +51,7 @@ class Parts(msgspec.Struct):
 class Outcomes:
     """Records outcomes in order and in batches; see above.
 
-    `admit` takes each emitted entry, `death` makes the entries that tell of a dead letter, `release` takes each entry
+    `admit` takes emitted entries, `death` makes the entries that tell of a dead letter, `release` takes each entry
     whose functions have ended, `recorded` each attempt of a function with state, `tell` each outcome with the plan it
     has ended, `lost` is called when the journal has failed.
     """
@@ -57,7 +61,7 @@ class Outcomes:
         journal: Journal,
         clock: Clock,
         *,
-        admit: Callable[[Entry], None],
+        admit: Callable[[Sequence[Entry]], None],
         death: Callable[[Outcome], list[Entry]],
         release: Callable[[Entry], None],
         recorded: Callable[[Attempt], None],
@@ -126,12 +130,16 @@ class Outcomes:
             self._finish(noted, self._end_part(noted.entry, RUN, failed=failed))
         self._note(noted)
 
-    def done(self, noted: Noted) -> None:
-        """Take an outcome by which all functions of an event have ended well."""
-        if noted.entry.sinks:
-            noted.status = None
-            self._finish(noted, self._end_part(noted.entry, RUN, failed=False))
-        self._note(noted)
+    def done(self, entry: Entry, steps: list[Step], at: float, plan: Plan) -> None:
+        """Take the steps by which all functions of an event without a key have ended well."""
+        if entry.sinks:
+            noted = Noted(entry=entry, steps=steps, ran=True, plan=plan)
+            self._finish(noted, self._end_part(entry, RUN, failed=False))
+        else:
+            noted = Noted(entry=entry, steps=steps, status=DONE, at=at, ran=True, plan=plan, plain=True)
+        self._pending.append(noted)
+        if not self._busy:
+            self._wake()
 
     def delivered(self, outcome: Outcome, *, ended: bool, failed: bool = False) -> None:
         """Take an outcome of a delivery to a sink; `ended` when there will be no further attempt."""
@@ -161,21 +169,23 @@ class Outcomes:
 
     def _note(self, outcome: Outcome) -> None:
         self._pending.append(outcome)
-        if len(self._pending) >= MANY:
-            self._calm.clear()
         if not self._busy:
-            self._busy = True
-            self._idle.clear()
-            self._awake.set()
+            self._wake()
 
-    async def room(self) -> None:
-        """Return when the journal keeps up."""
-        await self._calm.wait()
+    def _wake(self) -> None:
+        self._busy = True
+        self._idle.clear()
+        self._awake.set()
 
     @property
     def crowded(self) -> bool:
         """Whether workers should wait for `room`."""
-        return not self._calm.is_set()
+        return len(self._pending) >= MANY
+
+    async def room(self) -> None:
+        """Return when the journal has taken what is there."""
+        self._calm.clear()
+        await self._calm.wait()
 
     async def settled(self) -> None:
         """Return when everything that came in is recorded.
@@ -202,7 +212,10 @@ class Outcomes:
                 except Exception as error:  # noqa: BLE001 - whatever it is, nothing may be said to be recorded
                     self._fail(batch, error)
                     return
+                is_quiet = not self._ends and not self._callers and self.tell is None
                 for outcome in batch:
+                    if is_quiet and type(outcome) is Noted and outcome.plain:
+                        continue
                     try:
                         self._let_go(outcome)
                     except Exception:
@@ -221,9 +234,8 @@ class Outcomes:
 
     def _let_go(self, outcome: Outcome) -> None:
         entry = outcome.entry
-        for emitted in outcome.emitted:
-            if emitted.seq:
-                self._admit(emitted)
+        if outcome.emitted:
+            self._admit([emitted for emitted in outcome.emitted if emitted.seq])
         if self._ends and outcome.status in ENDED:
             end = self._ends.pop(entry.seq, None)
             if end is not None and not end.done():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from runtime import pattern
 from runtime.graph import Graph, Plan
@@ -11,6 +11,19 @@ from runtime.records import DEAD, DONE, FAILED, PENDING, QUEUED, SKIPPED, UNROUT
 MANY_TYPES = 100_000  # routes kept at most
 
 Push = Callable[[Entry], None]
+
+
+class Routes(dict[str, Route]):
+    """How an event of each type begins, found out when it is first asked for: `unrouted` when nobody ever subscribed to it."""
+
+    def __init__(self, find: Callable[[str], Route]) -> None:
+        self._find = find
+
+    def __missing__(self, type: str) -> Route:
+        if len(self) >= MANY_TYPES:
+            self.clear()
+        route = self[type] = self._find(type)
+        return route
 
 
 class Router:
@@ -24,14 +37,14 @@ class Router:
         self._deliveries = deliveries
         self._graph: Graph | None = None
         self._formerly: set[str] = set()
-        self._routes: dict[str, Route] = {}
+        self.routes = Routes(self._route)
 
     def adopt(self, graph: Graph) -> None:
         """Route by a new graph from now on."""
         if self._graph is not None:
             self._formerly.update(text for function in self._graph.functions for text in function.on if not function.after)
         self._graph = graph
-        self._routes.clear()
+        self.routes.clear()
 
     def plan(self, type: str) -> Plan:
         """Return the plan of an event type by the present graph."""
@@ -47,28 +60,24 @@ class Router:
         assert self._graph is not None
         return any(sink.name == name for sink in self._graph.sinks)
 
-    def route(self, type: str) -> Route:
-        """Return how an event of the type begins: `unrouted` when nobody ever subscribed to it."""
-        route = self._routes.get(type)
-        if route is None:
-            plan = self.plan(type)
-            waits = bool(plan.functions) or self.was_handled(type)
-            sinks = tuple(sink.name for sink in plan.sinks)
-            if len(self._routes) >= MANY_TYPES:
-                self._routes.clear()
-            route = self._routes[type] = Route(QUEUED if waits or sinks else UNROUTED, sinks, not waits)
-        return route
+    def _route(self, type: str) -> Route:
+        plan = self.plan(type)
+        waits = bool(plan.functions) or self.was_handled(type)
+        sinks = tuple(sink.name for sink in plan.sinks)
+        return Route(QUEUED if waits or sinks else UNROUTED, sinks, not waits)
 
-    def admit(self, entry: Entry) -> None:
-        """Hand an accepted entry to everybody who has something to do with it."""
-        if entry.status == UNROUTED:
-            return
-        if not entry.ran:
-            self._dispatch(entry)
-        for name in entry.sinks:
-            delivery = self._deliveries.get(name)  # none while the plugin of the sink is broken: the event waits for it
-            if delivery is not None and is_pending(entry.steps.get(name)):
-                delivery(entry)
+    def admit(self, entries: Sequence[Entry]) -> None:
+        """Hand accepted entries to everybody who has something to do with them."""
+        dispatch = self._dispatch
+        for entry in entries:
+            if entry.status == UNROUTED:
+                continue
+            if not entry.ran:
+                dispatch(entry)
+            for name in entry.sinks:
+                delivery = self._deliveries.get(name)  # none while the plugin of the sink is broken: the event waits for it
+                if delivery is not None and is_pending(entry.steps.get(name)):
+                    delivery(entry)
 
     def redrive(self, entry: Entry) -> Outcome | None:
         """Return the outcome that makes a dead or unrouted entry wait again, or None when it has to stay.
@@ -76,7 +85,7 @@ class Router:
         Steps that failed, and what was skipped because of them, are to be done again; what is done stays.
         """
         if entry.status == UNROUTED:
-            route = self.route(entry.event.type)
+            route = self.routes[entry.event.type]
             if route.status == UNROUTED:
                 return None
             entry.sinks = route.sinks

@@ -43,6 +43,10 @@ class Waits:
 
     def until_start(self, entry: Entry, lane: Lane, now: float) -> None:
         """Note what an event waited for that starts now."""
+        if entry.waits is None and not entry.due and not entry.since and not lane.has_blocked and entry.accepted >= self._opened:
+            if now - entry.accepted >= GRAIN:
+                entry.waits = {OTHERS: now - entry.accepted}
+            return
         if not entry.due and now - (entry.since or entry.accepted) < GRAIN:
             return
         if not entry.begun:

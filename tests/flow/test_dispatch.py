@@ -106,7 +106,7 @@ class DispatchMachine(RuleBasedStateMachine):
     def run_in_place(self, lane: Lane, in_place: int) -> Attempt | None:
         burst = self.dispatch.burst(lane, cast("asyncio.Task[None]", None))
         for count, one in enumerate(burst.entries):
-            burst.begin(one, self.clock.time())
+            burst.entry, burst.event, burst.started, burst.steps, burst.results = one, one.event, self.clock.time(), [], {}
             if count == in_place:
                 attempt = self.dispatch.land(burst)
                 burst.entries.close()
