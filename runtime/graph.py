@@ -21,14 +21,14 @@ from runtime.specs import FunctionSpec, SinkSpec
 MANY_TYPES = 100_000  # plans kept at most, so that a stream of ever new types does not fill the memory
 
 
-Bound = tuple[Callable[[Any], Awaitable[Any]], str]
+Bound = tuple[Callable[[Any], Awaitable[Any]], str, str | None]
 
 
 class Plan(msgspec.Struct, frozen=True):
     """What one event type triggers: functions in topological order with their edges as index lists, and sinks.
 
-    `bound` calls each function, by name, with the arguments for a call when all of them can run in place: async functions
-    that need nothing but the event and results; it is empty otherwise.
+    `bound` calls each function with the arguments for a call, beside its name and what it emits, when all of them can run
+    in place: async functions without state, resources, rate and batches; it is empty otherwise.
     """
 
     type: str
@@ -140,13 +140,15 @@ class Graph:
             roots=tuple(index for index, function in enumerate(functions) if not function.after),
             leaves=tuple(index for index, following in enumerate(successors) if not following),
             sinks=tuple(sink for sink in self.sinks if any(pattern.matches(text, type) for text in sink.on)),
-            bound=tuple((one.parameters.bound(one.call), one.name) for one in functions) if all(map(_runs_in_place, functions)) else (),
+            bound=tuple((one.parameters.bound(one.call), one.name, one.emits) for one in functions)
+            if all(map(_runs_in_place, functions))
+            else (),
         )
 
 
 def _runs_in_place(function: FunctionSpec) -> bool:
-    is_simple = function.kind == "async" and not function.isolate and function.batch == 1 and function.emits is None
-    return is_simple and function.rate is None and function.parameters.alone
+    is_simple = function.kind == "async" and not function.isolate and function.batch == 1 and function.rate is None
+    return is_simple and not function.parameters.takes_state and not function.parameters.resources
 
 
 def topological_order(successors: Sequence[Sequence[int]]) -> list[int]:

@@ -17,6 +17,7 @@ from runtime.executors.batch import call_alone
 from runtime.executors.kinds import Executors
 from runtime.flow.failure import error_of
 from runtime.flow.intake import Intake
+from runtime.flow.results import emissions_of, plain_result
 from runtime.flow.run import Attempt, Run, reply
 from runtime.graph import Graph, Plan
 from runtime.journal.memory import MemoryJournal
@@ -25,7 +26,7 @@ from runtime.loading.loader import load_graph
 from runtime.plugins import load_conventions
 from runtime.records import DONE, FAILED, SKIPPED, UNROUTED, Entry, Route, Step, StepError
 from runtime.settings import Settings
-from runtime.worker import emissions_of, overrun, plain_result
+from runtime.timeouts import overrun
 
 
 class Invocation(msgspec.Struct):

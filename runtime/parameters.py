@@ -43,7 +43,7 @@ class Parameters(msgspec.Struct, frozen=True):
     `data` decodes the event's data for each parameter that takes it (to check data before acceptance),
     `payload` is the annotation of the first of these, `resources` are the names of those it takes. Of a function with
     `batch`, `each` are the getters that take one event, whose values make the columns that all others read. `answers`:
-    its result is what an HTTP caller is answered with. `alone`: nothing is read but the event and results.
+    its result is what an HTTP caller is answered with.
     """
 
     args: tuple[Getter, ...]
@@ -54,7 +54,6 @@ class Parameters(msgspec.Struct, frozen=True):
     resources: tuple[str, ...] = ()
     each: tuple[Getter, ...] = ()
     answers: bool = False
-    alone: bool = True
 
     def bind(self, call: Call) -> tuple[list[Any], dict[str, Any]]:
         """Return positional and keyword arguments for a call.
@@ -105,7 +104,6 @@ class _Reader:
         self.faults: list[str] = []
         self.data: list[Decoder] = []
         self.takes_state = False
-        self.alone = True
         self.payload: Any = Any
         self.free: str | None = None
 
@@ -134,7 +132,7 @@ class _Reader:
                 args.append(getter)
         taken, each = tuple(self.taken), tuple(self.each)
         answers = signature.return_annotation in (Answer, "Answer", "runtime.Answer")
-        return Parameters(tuple(args), tuple(kwargs), tuple(self.data), self.takes_state, self.payload, taken, each, answers, self.alone)
+        return Parameters(tuple(args), tuple(kwargs), tuple(self.data), self.takes_state, self.payload, taken, each, answers)
 
     def getter(self, parameter: inspect.Parameter) -> Getter | None:
         """Return the getter of one parameter; None when it keeps its default or is a fault."""
@@ -146,7 +144,6 @@ class _Reader:
             decode = self.decoder(name, annotation)
             return (lambda call: call.results[name]) if decode is None else (lambda call: decode(call.results[name]))
         if annotation is Context or name == "context":
-            self.alone = False
             return lambda call: call.context
         if annotation is Event or (name == "event" and annotation is Any):
             return _own_event
@@ -173,14 +170,12 @@ class _Reader:
 
     def column(self, one: Getter) -> Getter:
         """Return the getter of the values that another getter gives for each event of a batch."""
-        self.alone = False
         number = len(self.each)
         self.each.append(one)
         return lambda call: call.columns[number]
 
     def kept(self, name: str) -> Getter:
         """Return the getter of what outlives the call: its state, or a resource."""
-        self.alone = False
         if name == "state":
             self.takes_state = True
             return lambda call: call.state

@@ -77,7 +77,7 @@ class Entry(msgspec.Struct, kw_only=True, weakref=True, eq=False):
 
     `waits` are the seconds it has waited, by what for; None before the first.
 
-    `rank`, `held`, `standing` (in a lane), `plain` (waits for nothing but its turn), `since` (when its present wait began,
+    `rank`, `held`, `standing` (in a lane), `plain` (nothing of it is recorded), `since` (when its present wait began,
     0: when it could run) and `aside` (see `Lane`) belong to dispatch and are not kept by a journal: entries go by `(rank, seq)`.
     """
 

@@ -9,32 +9,28 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import math
 from itertools import islice
 from typing import Any
 
-import msgspec
-
-from runtime.codec import to_builtins
 from runtime.contracts import Clock, Executor, Journal
 from runtime.errors import DataError, HopLimit, Reject, Skip, StepTimeout
 from runtime.executors.batch import Batches
 from runtime.flow.burst import Burst
 from runtime.flow.dispatch import Dispatch
-from runtime.flow.failure import LATE, STUBBORN, backoff, clean, error_of, is_permanent, told
+from runtime.flow.failure import STUBBORN, backoff, clean, error_of, is_permanent, told
 from runtime.flow.intake import Intake
 from runtime.flow.lanes import Lane
 from runtime.flow.outcomes import Noted, Outcomes
+from runtime.flow.results import emissions_of, plain_data, plain_result
 from runtime.flow.run import Attempt
 from runtime.flow.waits import GRAIN
-from runtime.function import Emission
 from runtime.keeper import Keeper
 from runtime.records import DONE, FAILED, RETRYING, SKIPPED, Entry, Step
+from runtime.timeouts import Timeouts, overrun
 
 log = logging.getLogger("runtime.worker")
 
 BREATH = 200  # attempts in a row before the loop gets to others
-SCALARS = frozenset({type(None), bool})  # these are as they are; a number may be NaN, and text no Unicode
 
 
 class Pool:
@@ -57,8 +53,9 @@ class Pool:
         self._intake = intake
         self._journal = journal
         self._clock = clock
+        self._timeouts = Timeouts(clock, self._leave_behind)
         self.executors = executors
-        self.batches = Batches(clock, executors, self._arm_late)
+        self.batches = Batches(clock, executors, self._timeouts.arm_late)
         self._keeper = keeper
         self.max_hops = max_hops
         self._idle: list[asyncio.Future[None]] = []
@@ -121,14 +118,23 @@ class Pool:
         function = attempt.function
         try:
             plain = plain_result(function.name, result)
-            emissions = emissions_of(attempt, plain)
-            emitted = self._intake.emitted(attempt.run.entry, function.name, emissions) if emissions else []
+            emitted = self._emitted(attempt, attempt.run.entry, plain)
             if function.parameters.takes_state:
-                attempt.state = _encoded(attempt.state, f'the state of "{function.name}"')
+                attempt.state = plain_data(attempt.state, f'the state of "{function.name}"')
         except (DataError, ValueError) as error:
             self._fail(attempt, error)
         else:
             self._settle(attempt, Step(function.name, DONE, result=plain), result, emitted)
+
+    def _emitted(self, call: Attempt | Burst, entry: Entry, plain: Any) -> list[Entry]:
+        """Return the entries of what a function has emitted that returned `plain`.
+
+        Raises:
+            DataError: the data of an emission cannot be encoded.
+            ValueError: there are more emissions than `max_emits`.
+        """
+        emissions = emissions_of(call, plain)
+        return self._intake.emitted(entry, call.function.name, emissions) if emissions else []
 
     def _raised(self, attempt: Attempt, error: BaseException) -> None:
         """Take whatever an attempt raised: the stop gives it back, a skip is its end, all else its failure.
@@ -157,16 +163,20 @@ class Pool:
         generation, now = burst.generation, time()
         for entry in islice(burst.entries, BREATH):
             burst.entry, burst.event, burst.started, burst.steps, burst.results = entry, entry.event, now, [], {}
+            burst.emitted = []
             if now - entry.accepted >= GRAIN or entry.due:
                 self._dispatch.waited(entry, lane, now)
             try:
-                if entry.hops > self.max_hops:
-                    raise self._too_many_hops()
-                for call, name in lane.bound:
+                if entry.hops:
+                    self._check_hops(entry)
+                for call, name, emits in lane.bound:
                     result = await call(burst)
                     if burst.attempt is not None:
                         return self._landed(burst.attempt, result)
                     plain = result if result is None else plain_result(name, result)
+                    if emits is not None or burst.made is not None:
+                        burst.emitted += self._emitted(burst, entry, plain)
+                        burst.made = None
                     now = time()
                     burst.steps.append(Step(name, DONE, 1, generation, burst.started, now, plain))
                     burst.results[name] = result
@@ -176,7 +186,7 @@ class Pool:
             except BaseException as error:  # noqa: BLE001 - as above
                 self._land()
                 return self._landed(burst.attempt, error=error)
-            done(entry, burst.steps, now, burst.plan)
+            done(entry, burst.steps, burst.emitted, now, burst.plan)
             if copy_context() != clean_context:
                 break
         self._burst = None
@@ -191,8 +201,8 @@ class Pool:
         attempt = burst.attempt = self._dispatch.land(burst)
         burst.entries.close()
         if burst.steps:
-            self._outcomes.add(Noted(entry=burst.entry, steps=burst.steps), attempt.run)
-        self._arm(attempt, burst.task)
+            self._outcomes.add(Noted(entry=burst.entry, steps=burst.steps, emitted=burst.emitted), attempt.run)
+        self._timeouts.arm(attempt, burst.task)
 
     def _landed(self, attempt: Attempt | None, result: Any = None, error: BaseException | None = None) -> Attempt:
         """Settle what came of an event that was begun in place."""
@@ -208,8 +218,7 @@ class Pool:
 
     async def _call(self, attempt: Attempt) -> Any:
         function = attempt.function
-        if attempt.run.entry.hops > self.max_hops:
-            raise self._too_many_hops()
+        self._check_hops(attempt.run.entry)
         mark = (attempt, current_task())
         self._unarmed.append(mark)
         try:
@@ -230,8 +239,9 @@ class Pool:
         if attempt.timer is not None:
             attempt.timer.cancel()
 
-    def _too_many_hops(self) -> HopLimit:
-        return HopLimit(f"more than max_hops = {self.max_hops} functions in a row have emitted on the way to this event")
+    def _check_hops(self, entry: Entry) -> None:
+        if entry.hops > self.max_hops:
+            raise HopLimit(f"more than max_hops = {self.max_hops} functions in a row have emitted on the way to this event")
 
     def _settle(self, attempt: Attempt, step: Step, result: Any = None, emitted: list[Entry] | None = None) -> None:
         """Take an attempt that ends its step: start what comes after it, and have it recorded."""
@@ -336,45 +346,16 @@ class Pool:
             if not attempt.ended:
                 suspended = True
                 if attempt.function.batch == 1:
-                    self._arm(attempt, task)
+                    self._timeouts.arm(attempt, task)
         self._unarmed.clear()
         if not self._dispatch.has_work():
             self._awake = False
         elif suspended:
             self._wake_next()
 
-    def _arm(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
-        due = self._clock.monotonic() + attempt.function.timeout
-        attempt.timer = self._clock.call_later(attempt.function.timeout, self._expire, attempt, task, due)
-
-    def _arm_late(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
-        """Set the timer of an attempt that has waited for its batch."""
-        attempt.context.deadline = self._clock.time() + attempt.function.timeout
-        self._arm(attempt, task)
-
-    def _expire(self, attempt: Attempt, task: asyncio.Task[None], due: float) -> None:
-        """Cancel an attempt that has used up its timeout; one that stood still with the process is given a little more, once."""
-        if attempt.ended:
-            return
-        if self._clock.monotonic() - due > LATE:
-            attempt.timer = self._clock.call_later(LATE, self._expire, attempt, task, math.inf)
-        else:
-            attempt.expired = True
-            task.cancel()
-            attempt.timer = self._clock.call_later(STUBBORN, self._leave_behind, attempt, task)
-
     def _leave_behind(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
         """Settle an attempt whose function swallows its cancellation; whatever it returns is ignored."""
-        if attempt.ended:
-            return
         function = attempt.function
-        log.error(
-            '"%s" (%s) did not stop when its timeout of %g s cancelled it; it is left behind',
-            function.name,
-            function.where,
-            function.timeout,
-        )
-        attempt.abandoned = True
         self._tasks.discard(task)
         self._fail(attempt, StepTimeout(f'"{function.name}" took longer than {function.timeout:g} s and swallowed its cancellation'))
         self.wake()
@@ -406,55 +387,3 @@ def _forget_cancellation() -> None:
     task = current_task()
     while task.cancelling():
         task.uncancel()
-
-
-def overrun(attempt: Attempt, told: str = "") -> StepTimeout:
-    """Return the error of an attempt that has used up its timeout; `told` is what its executor has to say."""
-    function = attempt.function
-    waiting = function.resources if attempt.resources is None else ()
-    named = ", ".join(f'"{resource.name}" ({resource.where})' for resource in waiting)
-    why = f", and waited for what it takes to open: {named}" if named else f"; {told}" if told else ""
-    return StepTimeout(f'"{function.name}" took longer than {function.timeout:g} s{why}')
-
-
-def plain_result(function: str, result: Any) -> Any:
-    """Return a copy of what a function returned as plain data, as it is recorded.
-
-    Raises:
-        DataError: it cannot be encoded.
-    """
-    return result if type(result) in SCALARS else _encoded(result, f'the result of "{function}"')
-
-
-def emissions_of(attempt: Attempt, result: Any) -> list[Emission]:
-    """Return what an attempt emits, its (plain) result included, with data as plain as it will be after the journal.
-
-    Raises:
-        DataError: the data of an emission cannot be encoded.
-        ValueError: there are more emissions than `max_emits`.
-    """
-    function = attempt.function
-    if function.emits is not None and result is not None:
-        attempt.context.emit(function.emits, result)
-    if not attempt.emitted_any:
-        return []
-    return [_plain(function.name, emission) for emission in attempt.context.emitted]
-
-
-def _plain(function: str, emission: Emission) -> Emission:
-    if type(emission.data) in SCALARS:
-        return emission
-    data = _encoded(emission.data, f'the data of "{emission.type}" that "{function}" emits')
-    return msgspec.structs.replace(emission, data=data)
-
-
-def _encoded(value: Any, what: str) -> Any:
-    """Return a copy of a value as plain data.
-
-    Raises:
-        DataError: it is no data; `what` names it.
-    """
-    try:
-        return to_builtins(value)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise DataError(f"{what} cannot be encoded: {error}") from None

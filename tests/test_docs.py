@@ -27,7 +27,8 @@ from runtime.check import check
 from runtime.cli import main
 from runtime.executors.remote import LARGEST
 from runtime.flow.backlog import CHUNK, QUARANTINE
-from runtime.flow.dispatch import SUSPECT, WINDOW
+from runtime.flow.dispatch import WINDOW
+from runtime.flow.executing import SUSPECT
 from runtime.flow.intake import DEATH
 from runtime.function import LONGEST_DELAY, Options
 from runtime.journal.memory import KEPT

@@ -35,22 +35,20 @@ from runtime.contracts import Clock, Journal
 from runtime.event import DEFAULT_PRIORITY
 from runtime.flow.burst import Burst
 from runtime.flow.delayed import Delayed
+from runtime.flow.executing import Executing
 from runtime.flow.gates import FLOOD, Gates
 from runtime.flow.keys import Keys
-from runtime.flow.lanes import NO_FUNCTION, Gate, Lane, Ranking, limit_of
+from runtime.flow.lanes import NO_FUNCTION, Lane, Ranking, limit_of
+from runtime.flow.order import Order
 from runtime.flow.retries import Retries
 from runtime.flow.run import Attempt, Run
 from runtime.flow.waits import Waits
 from runtime.graph import Graph
 from runtime.records import Entry, Shelf, Step
 
-MANY_LANES = 10_000  # when there are more, those that are empty are dropped
-
 WINDOW = 1000  # entries of a lane, and of a key, that are kept in memory
 
 UNBOUNDED = 2**62
-
-SUSPECT = 2  # crashes after which an event runs only while no other such event does
 
 
 class Dispatch:
@@ -87,8 +85,6 @@ class Dispatch:
         self._deep: set[Lane] = set()  # lanes of which entries are only in the journal
         self._delayed = Delayed(clock, self._stand)
         self.due_until = 0.0 if journal.persistent else float("inf")  # delayed events up to this time are in memory
-        self._suspect: Run | None = None
-        self._suspects: deque[tuple[Run, int]] = deque()
         self._ranking = ranking
         self._fifo = ranking.fifo
         self.in_flight = in_flight
@@ -97,14 +93,15 @@ class Dispatch:
         self._room = room
         self._graph: Graph | None = None
         self.generation = 0
-        self._lanes: dict[tuple[str, int], Lane] = {}
-        self._many_lanes = MANY_LANES
-        self._heads: list[tuple[float, int, Lane]] = []
-        self._gates = Gates(clock, ready=self.ready, offer=self._offer, wake=wake)
+        self._order = Order()
+        self._heads = self._order.heads
+        self._gates = Gates(clock, ready=self.ready, offer=self._order.offer, wake=wake)
         self._waits = Waits(clock.time())
+        self.waited = self._waits.until_start
         self._ready: deque[tuple[Run, int]] = deque()
         self.waiting = 0  # events that have not started, wherever they stand
-        self.executing = 0
+        self._executing = Executing(clock, journal, self._gates, self._ready)
+        self.ended, self.recorded = self._executing.ended, self._executing.recorded
         self.runs: dict[int, Run] = {}
         self._retries = Retries(clock, self.runs, again=self.ready, take_up=self._take_up, wake=wake)
 
@@ -115,19 +112,13 @@ class Dispatch:
         self._gates.adopt(graph)
         self._heads.clear()
         now = self._clock.time()
-        for lane in self._lanes.values():
+        for lane in self._order.lanes.values():
             lane.come_back(now)
             lane.plan = None
-            self._offer(lane)
+            self._order.offer(lane)
         self._gates.reopen()
         self._retries.adopt(graph, generation)
         self._wake()
-
-    def _offer(self, lane: Lane) -> None:
-        """Let a lane take part in the order again."""
-        head = lane.head()
-        if head is not None:
-            heapq.heappush(self._heads, (head.rank, head.seq, lane))
 
     # --- events come in -------------------------------------------------------------------------------
 
@@ -140,9 +131,7 @@ class Dispatch:
                 self._hold(entry)
             return
         level = DEFAULT_PRIORITY if event.priority is None else event.priority  # from here on a short form of `_hold`
-        lane = self._lanes.get((event.type, level))
-        if lane is None:
-            lane = self._lane_of(event.type, level)
+        lane = self._order.lane(event.type, level)
         items = lane.items
         if (lane.more or len(items) >= self._window) and not self._is_wanted(entry):
             return
@@ -190,25 +179,14 @@ class Dispatch:
             lane = self._lane(entry)
             lane.loaded = max(lane.loaded, entry.seq)
         key = entry.event.key
-        if key is None:
-            entry.plain = not entry.begun
-        elif not self._keys.claim(key, entry):
+        entry.plain = not entry.begun
+        if key is not None and not self._keys.claim(key, entry):
             return
         self._enter(entry)
         self._wake()
 
     def _lane(self, entry: Entry) -> Lane:
-        return self._lane_of(entry.event.type, entry.level)
-
-    def _lane_of(self, type: str, level: int) -> Lane:
-        place = (type, level)
-        lane = self._lanes.get(place)
-        if lane is None:
-            if len(self._lanes) >= self._many_lanes:
-                self._lanes = {place: lane for place, lane in self._lanes.items() if lane or lane.more}
-                self._many_lanes = max(MANY_LANES, 2 * len(self._lanes))
-            lane = self._lanes[place] = Lane(type, level)
-        return lane
+        return self._order.lane(entry.event.type, entry.level)
 
     def _enter(self, entry: Entry) -> None:
         if entry.standing:
@@ -237,7 +215,7 @@ class Dispatch:
 
     def resume(self, shelf: Shelf) -> None:
         """Take up a lane of which entries wait in the journal, at start."""
-        lane = self._lane_of(shelf.name, shelf.level)
+        lane = self._order.lane(shelf.name, shelf.level)
         self._deepen(lane, more=True)
         place = (float("-inf"), -len(self._heads))  # another for each: lanes cannot be compared
         heapq.heappush(self._heads, (*place, lane))  # nothing starts before each lane has told its first
@@ -250,7 +228,7 @@ class Dispatch:
 
     def fill_lane(self, shelf: Shelf, entries: Sequence[Entry], *, more: bool) -> None:
         """Take entries of a lane that were asked for; `more` when there are others behind them."""
-        lane = self._lane_of(shelf.name, shelf.level)
+        lane = self._order.lane(shelf.name, shelf.level)
         lane.loading = False
         self._deepen(lane, more=more or lane.missed)
         for entry in entries:
@@ -274,7 +252,7 @@ class Dispatch:
         """Remove and return the entries accepted before `horizon` that wait for functions which were removed."""
         assert self._graph is not None
         expired = []
-        for lane in [lane for lane in self._lanes.values() if lane or lane.more]:
+        for lane in [lane for lane in self._order.lanes.values() if lane or lane.more]:
             gone = not self._graph.plan(lane.type).functions
             while gone and (head := lane.head()) and head.accepted < horizon:
                 lane.pop()
@@ -294,21 +272,21 @@ class Dispatch:
         """
         while self._ready:
             run, index = self._ready[0]
-            if self.executing >= self.in_flight and not run.executing:
+            if self._executing.runs >= self.in_flight and not run.executing:
                 return None
             self._ready.popleft()
-            attempt = self._begin(run, index)
+            attempt = self._executing.begin(run, index)
             if attempt is not None:
                 return attempt
-        while self._heads and self.executing < self.in_flight:
+        while self._heads and self._executing.runs < self.in_flight:
             rank, seq, lane = self._heads[0]
             head = lane.head()
             if head is None and lane.loading and not lane.blocked:
                 return None  # what is being read goes before all that stands further behind
-            if lane.blocked or head is None or head.seq != seq or head.rank != rank or not self._startable(lane):
+            if lane.blocked or head is None or head.seq != seq or head.rank != rank or not self._gates.startable(lane):
                 heapq.heappop(self._heads)  # the lane has another head by now, with its own place here, or steps aside
                 continue
-            if head.plain and self._fits(lane):
+            if head.plain and self.in_place and self._gates.fit(lane):
                 return lane
             attempt = self._start(self._pop(lane), lane)
             if attempt is not None:
@@ -322,52 +300,16 @@ class Dispatch:
         if lane.more:
             self._feed_lane(lane)
         heapq.heappop(self._heads)
-        self._put_back(lane, entry.rank)
+        self._order.put_back(lane, entry.rank)
         return entry
-
-    def _put_back(self, lane: Lane, rank: float) -> None:
-        """Give a lane the place of its first entry; `rank` is that of the one it had before."""
-        following = lane.head()
-        if following is not None:
-            heapq.heappush(self._heads, (following.rank, following.seq, lane))
-        elif lane.loading:
-            heapq.heappush(self._heads, (rank, lane.loaded, lane))  # where its next one can stand at best
 
     def has_work(self) -> bool:
         """Return whether `take` is worth a try."""
-        if self.executing < self.in_flight:
+        if self._executing.runs < self.in_flight:
             return bool(self._ready or self._heads)
         return bool(self._ready) and bool(self._ready[0][0].executing)
 
-    def _startable(self, lane: Lane) -> bool:
-        """Return whether the lane's plan can start now; otherwise the lane steps aside until it can."""
-        plan = lane.plan
-        if plan is None:
-            assert self._graph is not None
-            plan = lane.plan = self._graph.plan(lane.type)
-            lane.gates = tuple(self._gates.get(function) for function in plan.functions)
-            lane.roots = tuple(lane.gates[root] for root in plan.roots)
-            lane.bound = plan.bound
-        for gate in lane.gates:
-            if len(gate.waiting) >= FLOOD:
-                self._gates.block(lane, (gate,))
-                self._gates.pass_on(lane, but=gate)
-                return False
-        now = self._clock.monotonic() if any(gate.interval for gate in lane.roots) else 0.0
-        head = lane.head()
-        for gate in lane.roots:
-            if gate.is_open(now) and (not gate.waiting or (head is not None and head.order < gate.waiting[0][:2])):
-                return True
-        self._gates.block(lane, lane.roots)  # without functions it waits here for a generation that has some
-        return False
-
     # --- events that run in place ---------------------------------------------------------------------
-
-    def _fits(self, lane: Lane) -> bool:
-        """Return whether the first events of a lane that can start can run to their end in place."""
-        if not lane.bound or lane.late or not self.in_place:
-            return False
-        return all(gate.running < gate.limit and not gate.waiting for gate in lane.gates)
 
     def burst(self, lane: Lane, task: asyncio.Task[None]) -> Burst:
         """Return the burst of the lane that `take` returned, which runs in a task.
@@ -392,6 +334,9 @@ class Dispatch:
                     break
                 items.popleft()
                 entry.standing = False
+                key = entry.event.key
+                if key is not None and not self._keys.start(key, entry):
+                    continue  # it was overtaken
                 count += 1
                 if mark is None:
                     yield entry
@@ -406,11 +351,7 @@ class Dispatch:
             self._room()
             if lane.more:
                 self._feed_lane(lane)
-            self._put_back(lane, rank)
-
-    def waited(self, entry: Entry, lane: Lane, now: float) -> None:
-        """Note what an event of a burst has waited for that starts now."""
-        self._waits.until_start(entry, lane, now)
+            self._order.put_back(lane, rank)
 
     def land(self, burst: Burst) -> Attempt:
         """Make a run of the event that a burst is at, and return the attempt at the step that executes."""
@@ -420,7 +361,9 @@ class Dispatch:
             run.finished(index, step, burst.results[step.function])
         self.runs[burst.entry.seq] = run
         self._ready.extend((run, index) for index in range(at + 1, len(plan.functions)) if not run.missing[index])
-        return self._count(run, at, self._gates.get(plan.functions[at]), burst.started)
+        attempt = self._executing.count(run, at, self._gates.get(plan.functions[at]), burst.started)
+        attempt.made = burst.made
+        return attempt
 
     # --- all others -----------------------------------------------------------------------------------
 
@@ -446,67 +389,18 @@ class Dispatch:
             if pause > 0:
                 self.retry(run, index, pause)
             elif first is None:
-                first = self._begin(run, index)
+                first = self._executing.begin(run, index)
             else:
                 self._ready.append((run, index))
         self._waits.until_start(entry, lane, first.started if first is not None else self._clock.time())
         return first
 
-    def _begin(self, run: Run, index: int) -> Attempt | None:
-        """Begin an attempt when the function's gate is open; otherwise the step waits before it."""
-        function = run.plan.functions[index]
-        gate = self._gates.get(function)
-        now = self._clock.monotonic() if gate.interval else 0.0
-        stateful = function.parameters.takes_state and run.entry.event.key is None
-        if not gate.is_open(now) or (stateful and gate.stateful):
-            heapq.heappush(gate.waiting, (run.entry.rank, run.entry.seq, index, run, self._clock.time()))
-            self._gates.time(gate)
-            return None
-        if run.entry.crashes >= SUSPECT and self._suspect not in (None, run):
-            self._suspects.append((run, index))
-            return None
-        if gate.interval:
-            gate.next = max(now, gate.next) + gate.interval
-            if gate.waiting:
-                self._gates.time(gate)
-        gate.stateful = gate.stateful or stateful
-        return self._count(run, index, gate, self._clock.time())
-
-    def _count(self, run: Run, index: int, gate: Gate, started: float) -> Attempt:
-        """Count an attempt as executing from now on."""
-        gate.running += 1
-        if not run.executing:
-            self.executing += 1
-            self._mark(run.entry.seq)
-            if run.entry.crashes >= SUSPECT:
-                self._suspect = run
-        run.executing += 1
-        return Attempt(run, index, run.attempts(index) + 1, started, gate)
-
     # --- attempts come back ---------------------------------------------------------------------------
 
-    def ended(self, attempt: Attempt) -> None:
-        """Take back the place of an attempt that has ended."""
-        run = attempt.run
-        run.executing -= 1
-        if not run.executing:
-            self.executing -= 1
-            self._unmark(run.entry.seq)
-            if self._suspect is run:
-                self._suspect = None
-                self._ready.extend(self._suspects)
-                self._suspects.clear()
-        gate = attempt.gate
-        gate.running -= 1
-        if gate.waiting or gate.blocked:
-            self._gates.admit(gate)
-
-    def recorded(self, attempt: Attempt) -> None:
-        """Let the next attempt without a key of a function with state go: this one's is recorded."""
-        if attempt.event.key is None:
-            gate = attempt.gate
-            gate.stateful = False
-            self._gates.admit(gate)
+    @property
+    def executing(self) -> int:
+        """How many runs execute."""
+        return self._executing.runs
 
     def ready(self, run: Run, index: int) -> None:
         """Take a step whose predecessors have ended."""
@@ -540,7 +434,7 @@ class Dispatch:
         closed = [gate.function.name for gate in lane.gates if not gate.is_open(now) or len(gate.waiting) >= FLOOD]
         if closed:
             return limit_of(*closed)
-        return "in_flight runs are executing" if self.executing >= self.in_flight else ""
+        return "in_flight runs are executing" if self._executing.runs >= self.in_flight else ""
 
     def forget(self, run: Run) -> None:
         """Forget a run whose functions have all ended."""

@@ -27,6 +27,7 @@ class Gates:
         self._offer = offer
         self._wake = wake
         self._gates: dict[str, Gate] = {}
+        self._graph: Graph | None = None
 
     def get(self, function: FunctionSpec) -> Gate:
         """Return the gate of a function."""
@@ -37,6 +38,7 @@ class Gates:
 
     def adopt(self, graph: Graph) -> None:
         """Take the limits of a new generation; gates of functions that are gone go when nothing stands before them."""
+        self._graph = graph
         for name, gate in list(self._gates.items()):
             function = graph.by_name.get(name)
             if function is not None:
@@ -51,6 +53,33 @@ class Gates:
         for gate in self._gates.values():
             gate.blocked.clear()
             self.admit(gate)
+
+    def startable(self, lane: Lane) -> bool:
+        """Return whether the lane's plan can start now; otherwise the lane steps aside until it can."""
+        plan = lane.plan
+        if plan is None:
+            assert self._graph is not None
+            plan = lane.plan = self._graph.plan(lane.type)
+            lane.gates = tuple(self.get(function) for function in plan.functions)
+            lane.roots = tuple(lane.gates[root] for root in plan.roots)
+            lane.bound = plan.bound
+        for gate in lane.gates:
+            if len(gate.waiting) >= FLOOD:
+                self.block(lane, (gate,))
+                self.pass_on(lane, but=gate)
+                return False
+        now = self._clock.monotonic() if any(gate.interval for gate in lane.roots) else 0.0
+        head = lane.head()
+        for gate in lane.roots:
+            if gate.is_open(now) and (not gate.waiting or (head is not None and head.order < gate.waiting[0][:2])):
+                return True
+        self.block(lane, lane.roots)  # without functions it waits here for a generation that has some
+        return False
+
+    @staticmethod
+    def fit(lane: Lane) -> bool:
+        """Return whether the first events of a lane that can start can run to their end in place."""
+        return bool(lane.bound) and not lane.late and all(gate.running < gate.limit and not gate.waiting for gate in lane.gates)
 
     def block(self, lane: Lane, gates: Iterable[Gate]) -> None:
         """Let a lane step aside until one of the gates opens."""

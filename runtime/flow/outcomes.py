@@ -130,13 +130,13 @@ class Outcomes:
             self._finish(noted, self._end_part(noted.entry, RUN, failed=failed))
         self._note(noted)
 
-    def done(self, entry: Entry, steps: list[Step], at: float, plan: Plan) -> None:
-        """Take the steps by which all functions of an event without a key have ended well."""
+    def done(self, entry: Entry, steps: list[Step], emitted: list[Entry], at: float, plan: Plan) -> None:
+        """Take the steps by which all functions of an event have ended well."""
+        plain = not emitted and entry.event.key is None
+        noted = Noted(entry=entry, steps=steps, emitted=emitted, status=DONE, at=at, ran=True, plan=plan, plain=plain)
         if entry.sinks:
-            noted = Noted(entry=entry, steps=steps, ran=True, plan=plan)
+            noted.plain = False
             self._finish(noted, self._end_part(entry, RUN, failed=False))
-        else:
-            noted = Noted(entry=entry, steps=steps, status=DONE, at=at, ran=True, plan=plan, plain=True)
         self._pending.append(noted)
         if not self._busy:
             self._wake()
@@ -240,21 +240,23 @@ class Outcomes:
             end = self._ends.pop(entry.seq, None)
             if end is not None and not end.done():
                 end.set_result(None)
-        plan = None
-        if type(outcome) is Noted:
-            plan = outcome.plan
-            if outcome.attempt is not None:
-                self._recorded(outcome.attempt)
         if outcome.status is None and (outcome.ran or outcome.delivered):
             self._forget_part(entry)
-        if plan is not None:
-            if self._callers:
-                for future in self._callers.pop(entry.seq, (None, ()))[1]:
-                    answer(future, entry, plan)
+        if type(outcome) is Noted:
+            self._let_go_of_run(outcome, entry)
+        elif self.tell is not None:
+            self.tell(outcome, None)
+
+    def _let_go_of_run(self, noted: Noted, entry: Entry) -> None:
+        if noted.attempt is not None:
+            self._recorded(noted.attempt)
+        if noted.plan is not None:
+            for future in self._callers.pop(entry.seq, (None, ()))[1]:
+                answer(future, entry, noted.plan)
             if entry.event.key is not None:
                 self._release(entry)
         if self.tell is not None:
-            self.tell(outcome, plan)
+            self.tell(noted, noted.plan)
 
     def _forget_part(self, entry: Entry) -> None:
         """Keep nothing of an event that only waits, for a sink say: there may be millions."""

@@ -155,12 +155,12 @@ class Run:
 class Attempt:
     """One try of a step: what the executor calls with, and what came of it.
 
-    `gate` is where dispatch counts it. `expired`: its timeout has cancelled it; `ended`: the call has returned;
+    `gate` is where dispatch counts it, `made` its context if it has asked for one.
+    `expired`: its timeout has cancelled it; `ended`: the call has returned;
     `settled`: its outcome is told; `abandoned`: it was left behind, and its worker is not waited for any more.
     """
 
     __slots__ = (
-        "_context",
         "abandoned",
         "ended",
         "event",
@@ -168,6 +168,7 @@ class Attempt:
         "function",
         "gate",
         "index",
+        "made",
         "number",
         "resources",
         "results",
@@ -194,33 +195,32 @@ class Attempt:
         self.ended = False
         self.settled = False
         self.abandoned = False
-        self._context: Context | None = None
+        self.made: Context | None = None
 
     @property
     def context(self) -> Context:
         """The context of the attempt, made when first asked for."""
-        if self._context is None:
-            function = self.function
-            self._context = Context(
-                self.event,
-                function.name,
-                attempt=self.number,
-                deadline=self.started + function.timeout,
-                settings=function.settings,
-                idempotency_key=f"{self.run.entry.uid}/{function.name}",
-                max_emits=function.max_emits,
-            )
-        return self._context
-
-    @property
-    def emitted_any(self) -> bool:
-        """Whether the function has emitted anything."""
-        return self._context is not None and bool(self._context.emitted)
+        if self.made is None:
+            self.made = context_of(self.run.entry, self.function, self.number, self.started)
+        return self.made
 
     def step(self, status: str, finished: float, **more: Any) -> Step:
         """Return the record of this attempt."""
         run = self.run
         return Step(self.function.name, status, self.number, run.generation, self.started, finished, crashes=run.entry.crashes, **more)  # type: ignore[arg-type]
+
+
+def context_of(entry: Entry, function: FunctionSpec, attempt: int, started: float) -> Context:
+    """Return the context of an attempt at a step."""
+    return Context(
+        entry.event,
+        function.name,
+        attempt=attempt,
+        deadline=started + function.timeout,
+        settings=function.settings,
+        idempotency_key=f"{entry.uid}/{function.name}",
+        max_emits=function.max_emits,
+    )
 
 
 def reply(entry: Entry, plan: Plan, steps: Mapping[str, Step]) -> Any:

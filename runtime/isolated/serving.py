@@ -40,13 +40,13 @@ from runtime.executors.frames import (
     Task,
 )
 from runtime.flow.failure import clean, error_of, told
+from runtime.flow.results import plain_result
 from runtime.function import Context, Emission
 from runtime.isolated.line import Line, Sender
 from runtime.keeper import Keeper
 from runtime.loading import importer
 from runtime.resources import Lease, ResourceSpec, make_resources
 from runtime.specs import FunctionSpec, Isolation, make_function
-from runtime.worker import plain_result
 
 CHUNK = 262_144  # bytes that are read at once
 SMALL = 2**63

@@ -11,10 +11,10 @@ from runtime.app import App
 from runtime.contracts import Call, Clock, Executor, Source
 from runtime.errors import ConfigError, Fault, nearest
 from runtime.flow.delivery import Delivery
+from runtime.flow.results import plain_result
 from runtime.journal.memory import MemoryJournal
 from runtime.records import RUNNING
 from runtime.testing.recorder import Recorder
-from runtime.worker import plain_result
 
 ALL = 2**62  # ended events that stay readable
 

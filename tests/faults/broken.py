@@ -26,6 +26,7 @@ from runtime.executors.warden import Warden
 from runtime.flow import delayed, delivery, failure
 from runtime.flow.delivery import Delivery, Write
 from runtime.flow.dispatch import Dispatch
+from runtime.flow.executing import Executing
 from runtime.flow.keys import Keys
 from runtime.flow.lanes import Ranking
 from runtime.flow.run import Run
@@ -272,16 +273,16 @@ def clinging() -> None:
 
 def mingled() -> None:
     """Begin each step with the newest function of its name."""
-    begin = Dispatch._begin
+    begin = Executing.begin
 
-    def begin_newest(self: Dispatch, run: Run, index: int) -> Any:
-        assert self._graph is not None
-        newest = self._graph.plan(run.entry.event.type)
+    def begin_newest(self: Executing, run: Run, index: int) -> Any:
+        assert self._gates._graph is not None
+        newest = self._gates._graph.plan(run.entry.event.type)
         if len(newest.functions) == len(run.plan.functions):
             run.plan = newest
         return begin(self, run, index)
 
-    Dispatch._begin = begin_newest  # type: ignore[method-assign]
+    Executing.begin = begin_newest  # type: ignore[method-assign]
 
 
 def unloading() -> None:
@@ -304,7 +305,7 @@ def shedding() -> None:
     adopt = Dispatch.adopt
 
     def forget_waiting(self: Dispatch, *arguments: Any) -> None:
-        self._lanes.clear()
+        self._order.lanes.clear()
         adopt(self, *arguments)
 
     Dispatch.adopt = forget_waiting  # type: ignore[assignment,method-assign]

@@ -45,7 +45,7 @@ def bench(declare: Any, **more: Any) -> Bench:
 def held(flow: Bench) -> int:
     """Return how many waiting entries dispatch has in memory."""
     dispatch = flow.engine.dispatch
-    return sum(len(lane) for lane in dispatch._lanes.values()) + sum(len(queue.waiting) for queue in dispatch._keys._queues.values())
+    return sum(len(lane) for lane in dispatch._order.lanes.values()) + sum(len(queue.waiting) for queue in dispatch._keys._queues.values())
 
 
 @pytest.mark.parametrize("order", ["fifo", "priority"])
