@@ -39,7 +39,9 @@ def read_request(scope: Message, parameters: dict[str, str]) -> Request:
 
 
 def without_secrets(request: Request) -> Request:
-    """Return the request as it is recorded, without credentials."""
+    """Return the request as it is recorded, without credentials; itself when there are none."""
+    if not request.query and not any(map(_is_secret_header, request.headers)):
+        return request
     return Request(
         method=request.method,
         path=request.path,
@@ -77,8 +79,11 @@ def check_origin(request: Request) -> None:
     Raises:
         Problem: it is one (403).
     """
-    origin = request.headers.get("origin")
-    if origin is not None and origin.partition("://")[2].lower() != request.headers.get("host", "").lower():
+    headers = request.headers
+    if "origin" not in headers:
+        return
+    origin = headers["origin"]
+    if origin.partition("://")[2].lower() != headers.get("host", "").lower():
         raise Problem(403, f'pages of "{origin}" may not call this; a route lets them with cors = ["{origin}"]')
 
 
@@ -96,9 +101,8 @@ def check_head(target: Target, request: Request) -> None:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode("latin-1"), route.auth.bearer.encode()):
             raise Problem(401, "send the token of this route: Authorization: Bearer …", www_authenticate="Bearer")
-    coding = headers.get("content-encoding", "identity")
-    if coding.lower() != "identity":
-        raise Problem(415, f'content-encoding "{coding}" is not supported; send the body as it is')
+    if "content-encoding" in headers and headers["content-encoding"].lower() != "identity":
+        raise Problem(415, f'content-encoding "{headers["content-encoding"]}" is not supported; send the body as it is')
     if "expect" in headers and int(headers.get("content-length", 0)) > target.max_body:  # others read no answer before they have sent all
         raise Problem(413, f"the body is larger than {target.max_body} bytes", connection="close")
 
@@ -107,12 +111,17 @@ def read_data(content_type: str, body: bytes) -> tuple[Any, str | None]:
     """Return the data of a body that is sent to a route, and its media type."""
     if not body:
         return None, None
-    media_type = content_type.partition(";")[0].strip().lower()
+    media_type = _media_type(content_type)
     if media_type in ("", "application/json", "text/json") or media_type.endswith("+json"):
         return codec.read_json("the body", body), "application/json"
     if media_type == "application/x-www-form-urlencoded" and not _is_form(body):  # curl -d says form, whatever it sends
         return codec.read_json("the body", body), "application/json"
     return body, content_type
+
+
+@lru_cache(256)
+def _media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
 
 
 def _is_form(body: bytes) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Literal
 from urllib.parse import unquote
 
@@ -72,6 +73,7 @@ class Targets:
     def __init__(self) -> None:
         self._literals: dict[tuple[str, ...], Target] = {}
         self._templates: dict[int, list[Target]] = {}
+        self._found = lru_cache(256)(self._search)
 
     def add(self, path: str, route: Route, max_body: int, read: Read) -> None:
         """Let a path lead to a route."""
@@ -91,6 +93,10 @@ class Targets:
         Raises:
             Problem: there is none (404).
         """
+        target, parameters = self._found(path)
+        return target, parameters.copy()  # whoever is given them may change them
+
+    def _search(self, path: bytes) -> tuple[Target, dict[str, str]]:
         segments = tuple([unquote(segment) for segment in path.decode("ascii").split("/")[1:]])
         target = self._literals.get(segments)
         if target is not None:

@@ -18,7 +18,7 @@ import pytest
 from runtime_plugins import http
 from support import Bench
 
-from runtime import Answer, Event, Full, Inlet, JournalError, NotRouted, Reject, Skip, Stopping, function, web
+from runtime import Answer, Event, Full, Inlet, JournalError, NotRouted, Reject, Skip, Stopping, function, web, webserver
 
 PATIENCE = 20.0  # seconds until a test gives up on an answer
 
@@ -624,7 +624,7 @@ async def test_ambiguous_requests_are_refused_and_the_connection_closed() -> Non
 
 
 async def test_headers_that_do_not_end_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "HEAD_PATIENCE", 0.05)
+    monkeypatch.setattr(webserver, "HEAD_PATIENCE", 0.05)
     async with serving() as served:
         assert await served.raw(b"") == b""
         assert await served.raw(b"POST /events/echo HTTP/1.1\r\nhost:") == b""
