@@ -15,6 +15,7 @@ from runtime.web import AsgiApp, Problem, Receive, Scope, Send
 
 HEAD_SIZE = 64 * 1024  # bytes that the headers of a request may have
 HEAD_PATIENCE = 10.0  # seconds they may take
+IDLE = 5.0  # seconds that a connection is kept for a further request
 
 
 class _Protocol(HttpToolsProtocol):
@@ -22,6 +23,8 @@ class _Protocol(HttpToolsProtocol):
 
     _head = 0  # bytes that have come of headers which have not ended
     _deadline: asyncio.TimerHandle | None = None
+    _idle: asyncio.TimerHandle | None = None
+    _idle_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the time for the first request."""
@@ -38,7 +41,31 @@ class _Protocol(HttpToolsProtocol):
         """Stop the time."""
         if self._deadline is not None:
             self._deadline.cancel()
+        if self._idle is not None:
+            self._idle.cancel()
         super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, or begin to be idle."""
+        if self.pipeline or self.transport.is_closing():
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        self.flow.resume_reading()
+        self._idle_since = self.loop.time()
+        if self._idle is None:
+            self._idle = self.loop.call_later(IDLE, self._end_idle)
+
+    def _end_idle(self) -> None:
+        """Close the connection when it was idle for long; one timer serves many requests."""
+        self._idle = None
+        if not self.cycle.response_complete or self._is_in_head():
+            return
+        left = self._idle_since + IDLE - self.loop.time()
+        if left > 0:
+            self._idle = self.loop.call_later(left, self._end_idle)
+        else:
+            self.timeout_keep_alive_handler()
 
     def _is_in_head(self) -> bool:
         """Return whether a request has begun, or is awaited on a new connection, whose headers have not ended."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runtime import web
+from runtime import web, webserver
 from runtime.webserver import WebServer
 
 PATIENCE = 20.0  # seconds until a test gives up on an answer
@@ -103,6 +103,24 @@ async def test_an_answer_is_not_written_for_who_has_gone() -> None:
     await asyncio.wait_for(gone.wait(), PATIENCE)
     writer.close()
     await asyncio.wait_for(ended.wait(), PATIENCE)
+    await server.stop()
+
+
+async def test_a_connection_is_closed_when_nothing_more_comes_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webserver, "IDLE", 0.2)
+
+    async def app(scope: web.Scope, receive: web.Receive, send: web.Send) -> None:
+        await web.respond(send, 200, await web.read_body(receive, 8))
+
+    server = webserver.WebServer(app, "127.0.0.1:0")
+    await server.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(server.address.rpartition(":")[2]))
+    for _ in range(6):  # longer together than it may be idle
+        writer.write(POST)
+        assert await asyncio.wait_for(reader.readuntil(b"hi"), PATIENCE)
+        await asyncio.sleep(0.05)
+    assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
+    writer.close()
     await server.stop()
 
 
