@@ -21,6 +21,7 @@ from runtime.errors import DataError, Error, Full, JournalError, MalformedEvent,
 
 DROPPED = 16 * 1024 * 1024  # bytes
 AT_ONCE = 64 * 1024  # bytes of a body beyond which uvicorn stops reading until it is asked for more
+BODY_PATIENCE = 30.0  # seconds that a body may take
 LONGEST_WAIT = 86_400  # seconds that a caller may wait for a result
 
 Scope = MutableMapping[str, Any]
@@ -102,8 +103,8 @@ def read_wait(text: str | None) -> float | None:
     return seconds
 
 
-async def read_body(receive: Receive, limit: int, patience: float = 30.0) -> bytes:
-    """Return the body of a request of at most `limit` bytes, sent within `patience` seconds.
+async def read_body(receive: Receive, limit: int) -> bytes:
+    """Return the body of a request of at most `limit` bytes, sent within `BODY_PATIENCE` seconds.
 
     Of a larger one the rest is read and dropped, up to `DROPPED` bytes: most clients read no answer before
     they have sent all.
@@ -117,7 +118,7 @@ async def read_body(receive: Receive, limit: int, patience: float = 30.0) -> byt
     chunks: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(BODY_PATIENCE):
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
@@ -132,7 +133,7 @@ async def read_body(receive: Receive, limit: int, patience: float = 30.0) -> byt
                 elif not more or size > limit + DROPPED:
                     raise Problem(413, f"the body is larger than {limit} bytes", connection="close")
     except TimeoutError:
-        raise Problem(408, f"the body took longer than {patience:g} s", connection="close") from None
+        raise Problem(408, f"the body took longer than {BODY_PATIENCE:g} s", connection="close") from None
 
 
 async def respond(send: Send, status: int, body: bytes, media_type: str = "application/json", headers: Headers | None = None) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -103,24 +106,30 @@ class _Server(uvicorn.Server):
 
 
 class WebServer:
-    """Serves an ASGI app at `listen` (`host:port`, port 0 for any); `address` is its URL once it has started."""
+    """Serves an ASGI app at `listen`: `host:port`, port 0 for any, or `unix:PATH`.
+
+    `address` is its URL once it has started, of a socket in the file system `unix:` and the whole path.
+
+    Raises:
+        ValueError: `listen` is of neither form.
+    """
 
     def __init__(self, app: AsgiApp, listen: str) -> None:
         self._app = _quiet(app)
-        self._host, self._port = parse_listen(listen)
+        kind, _, path = listen.partition(":")
+        self._path = Path(path) if kind == "unix" and path else None
+        self._host, self._port = ("", 0) if self._path else parse_listen(listen)
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
         self.address = ""
 
-    async def start(self) -> None:
-        """Listen, and return when requests are answered.
+    async def start(self, *, folder: Path = Path(), tls: ssl.SSLContext | None = None) -> None:
+        """Listen, with `tls` by HTTPS only, and return when requests are answered; the path of a socket is relative to `folder`.
 
         Raises:
             OSError: the address is in use or not of this machine.
         """
-        bound = _bind(self._host, self._port)
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        self.address = f"http://{host}:{bound.getsockname()[1]}"
+        bound = self._bind(folder, "https" if tls else "http")
         config = uvicorn.Config(
             self._app,
             http=_Protocol,
@@ -133,12 +142,25 @@ class WebServer:
             proxy_headers=False,  # nobody asks who the client is
             backlog=2048,
         )
+        config.load()
+        config.ssl = tls
         self._server = _Server(config)
         self._task = asyncio.create_task(self._server.serve(sockets=[bound]), name=f"web {self.address}")
         while not self._server.started and not self._task.done():  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.001)
         if self._task.done():
             self._task.result()
+
+    def _bind(self, folder: Path, scheme: str) -> socket.socket:
+        """Return a socket that listens; says in `address` where."""
+        if self._path:
+            self._path = folder.absolute() / self._path
+            self.address = f"unix:{self._path}"
+            return _bind_path(self._path)
+        bound = _bind(self._host, self._port)
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        self.address = f"{scheme}://{host}:{bound.getsockname()[1]}"
+        return bound
 
     async def wait(self) -> None:
         """Return when the server has stopped; raise what stopped it."""
@@ -156,6 +178,8 @@ class WebServer:
             for task in list(self._server.server_state.tasks):
                 task.cancel()
             await asyncio.wait([self._task], timeout=1.0)
+        if self._path and _is_deserted(self._path):  # unless it is another one's by now
+            self._path.unlink()
         self._server = self._task = None
 
 
@@ -183,3 +207,27 @@ def _bind(host: str, port: int) -> socket.socket:
         bound.close()
         raise OSError(error.errno, f"{host}:{port}: {error.strerror}") from None
     return bound
+
+
+def _bind_path(path: Path) -> socket.socket:
+    """Return a socket that listens at a path; what one that was killed has left there is removed."""
+    bound = socket.socket(socket.AF_UNIX)
+    try:
+        if _is_deserted(path):
+            path.unlink()
+        bound.bind(str(path))
+        bound.listen(2048)
+        bound.setblocking(False)
+    except OSError as error:
+        bound.close()
+        raise OSError(error.errno, f"unix:{path}: {error.strerror or error}") from None
+    return bound
+
+
+def _is_deserted(path: Path) -> bool:
+    """Return whether there is a socket at which nobody listens."""
+    if not path.is_socket():
+        return False
+    with socket.socket(socket.AF_UNIX) as trial:
+        trial.setblocking(False)
+        return trial.connect_ex(str(path)) == errno.ECONNREFUSED
