@@ -1,18 +1,14 @@
-"""What an HTTP request says: itself, without secrets; whether it may; and the data of its body."""
+"""What the head of an HTTP request says: itself, without secrets; and whether it may."""
 
 from __future__ import annotations
 
-import hmac
 import re
 from collections.abc import MutableMapping
 from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl
 
-import msgspec
-from jmespath.exceptions import JMESPathError
-
-from runtime import Answer, Problem, Request, codec
+from runtime import Answer, Problem, Request
 
 from ._routes import Route, Target
 
@@ -24,6 +20,11 @@ _SECRET_FIELD = re.compile(r"((access|auth|id)_)?token|api_?key|secret|password|
 _is_secret_header = lru_cache(1024)(
     re.compile(r"authori[sz]|authent|x-auth|cookie|token|secret|api-?key|signature|passw|credential").search
 )
+
+_CHALLENGES = {
+    "Bearer": ("send the token of this route: Authorization: Bearer …", "Bearer"),
+    "Basic": ("send user and password of this route: Authorization: Basic …", 'Basic realm="runtime", charset="UTF-8"'),
+}
 
 
 def read_request(scope: Message, parameters: dict[str, str]) -> Request:
@@ -39,7 +40,9 @@ def read_request(scope: Message, parameters: dict[str, str]) -> Request:
 
 
 def without_secrets(request: Request) -> Request:
-    """Return the request as it is recorded, without credentials."""
+    """Return the request as it is recorded, without credentials; itself when there are none."""
+    if not request.query and not any(map(_is_secret_header, request.headers)):
+        return request
     return Request(
         method=request.method,
         path=request.path,
@@ -62,6 +65,20 @@ def cors(route: Route, request: Request) -> dict[str, str]:
     return headers
 
 
+def permission(route: Route, request: Request) -> dict[str, str] | None:
+    """Return the headers that let a sender of CloudEvents send them here, as its `OPTIONS` asks for; None: it does not ask.
+
+    It is no credential, but tells that events are expected at this path. The `rate` of the source makes senders wait.
+    """
+    if "webhook-request-origin" not in request.headers or "POST" not in route.methods:
+        return None
+    return {
+        "webhook-allowed-origin": request.headers["webhook-request-origin"],
+        "webhook-allowed-rate": "*",
+        "allow": ", ".join(route.methods),
+    }
+
+
 def answer_headers(answer: Answer) -> dict[str, str | list[str]]:
     """Return the headers that a function answers with, by lower-case name; those of the connection are the server's."""
     headers: dict[str, str | list[str]] = {"content-type": "text/plain; charset=utf-8"}
@@ -77,8 +94,11 @@ def check_origin(request: Request) -> None:
     Raises:
         Problem: it is one (403).
     """
-    origin = request.headers.get("origin")
-    if origin is not None and origin.partition("://")[2].lower() != request.headers.get("host", "").lower():
+    headers = request.headers
+    if "origin" not in headers:
+        return
+    origin = headers["origin"]
+    if origin.partition("://")[2].lower() != headers.get("host", "").lower():
         raise Problem(403, f'pages of "{origin}" may not call this; a route lets them with cors = ["{origin}"]')
 
 
@@ -92,41 +112,10 @@ def check_head(target: Target, request: Request) -> None:
     if request.method not in route.methods:
         allowed = ", ".join(route.methods)
         raise Problem(405, f"{request.method} is not allowed at this path; allowed: {allowed}", allow=allowed)
-    if route.auth is not None:
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode("latin-1"), route.auth.bearer.encode()):
-            raise Problem(401, "send the token of this route: Authorization: Bearer …", www_authenticate="Bearer")
-    coding = headers.get("content-encoding", "identity")
-    if coding.lower() != "identity":
-        raise Problem(415, f'content-encoding "{coding}" is not supported; send the body as it is')
+    if target.auth is not None and not target.auth.admits(headers.get("authorization", "")):
+        detail, challenge = _CHALLENGES[target.auth.scheme]
+        raise Problem(401, detail, www_authenticate=challenge)
+    if "content-encoding" in headers and headers["content-encoding"].lower() != "identity":
+        raise Problem(415, f'content-encoding "{headers["content-encoding"]}" is not supported; send the body as it is')
     if "expect" in headers and int(headers.get("content-length", 0)) > target.max_body:  # others read no answer before they have sent all
         raise Problem(413, f"the body is larger than {target.max_body} bytes", connection="close")
-
-
-def read_data(content_type: str, body: bytes) -> tuple[Any, str | None]:
-    """Return the data of a body that is sent to a route, and its media type."""
-    if not body:
-        return None, None
-    media_type = content_type.partition(";")[0].strip().lower()
-    if media_type in ("", "application/json", "text/json") or media_type.endswith("+json"):
-        return codec.read_json("the body", body), "application/json"
-    if media_type == "application/x-www-form-urlencoded" and not _is_form(body):  # curl -d says form, whatever it sends
-        return codec.read_json("the body", body), "application/json"
-    return body, content_type
-
-
-def _is_form(body: bytes) -> bool:
-    return b"=" in body and body.lstrip()[:1] not in (b"{", b"[", b'"')
-
-
-def read_key(expression: Any, data: Any) -> str | None:
-    """Return what a compiled JMESPath finds in the data, as text.
-
-    Raises:
-        Problem: it cannot be read (422).
-    """
-    try:
-        found = expression.search(data)
-    except JMESPathError as error:
-        raise Problem(422, f"the key of the event cannot be read from the data: {str(error).splitlines()[0]}") from None
-    return found if found is None or isinstance(found, str) else msgspec.json.encode(found).decode()

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from functools import lru_cache
+from typing import Literal
 from urllib.parse import unquote
 
 import jmespath
 import msgspec
 from jmespath.exceptions import JMESPathError
 
-from runtime import Event, Problem, Request
+from runtime import Answer, Event, Problem, Request
 
-Reading = tuple[Event | list[Event], float | None]
+from ._credentials import Auth
+from ._signatures import Signature
+
+Reading = tuple[Event | list[Event], float | None] | Answer
 Read = Callable[[Request, bytes], Reading]
 
 METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
@@ -22,12 +26,6 @@ LONGEST_WAIT = 86400  # seconds
 TYPE = re.compile(r"[^\s.*>\x00-\x1f\x7f]+(\.[^\s.*>\x00-\x1f\x7f]+)*")
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _PATH = re.compile(rf"/|(/({_PARAMETER.pattern}|[^\s/{{}}?#]+))+/?")
-
-
-class Auth(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who may call a route: those who send `Authorization: Bearer …` with this token."""
-
-    bearer: str
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,18 +41,20 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     methods: tuple[str, ...] = ("POST",)
     cors: bool | tuple[str, ...] = False
     auth: Auth | None = None
-    signature: Any = None
+    signature: Signature | None = None
 
 
 class Target(msgspec.Struct, frozen=True):
     """What a path leads to; `read` makes events of a request, and says how many seconds to wait for their result.
 
+    What is no event is answered by `read` itself. `auth` is that of the route, or of the source.
     `parameters` are the names of those segments that take any text, by index.
     """
 
     segments: tuple[str, ...]
     parameters: dict[int, str]
     route: Route
+    auth: Auth | None
     max_body: int
     read: Read
 
@@ -69,15 +69,20 @@ class Target(msgspec.Struct, frozen=True):
 class Targets:
     """The targets by path; among templates a literal segment goes before a parameter."""
 
-    def __init__(self) -> None:
+    def __init__(self, auth: Auth | None, max_body: int) -> None:
+        self._auth = auth
+        self._max_body = max_body
         self._literals: dict[tuple[str, ...], Target] = {}
         self._templates: dict[int, list[Target]] = {}
+        self._found = lru_cache(256)(self._search)
 
-    def add(self, path: str, route: Route, max_body: int, read: Read) -> None:
-        """Let a path lead to a route."""
+    def add(self, path: str, route: Route, read: Read) -> None:
+        """Let a path lead to a route, which has the limit of the source and asks for its `auth` unless it says something else."""
         segments = path.split("/")[1:]
         parameters = {index: found[1] for index, segment in enumerate(segments) if (found := _PARAMETER.fullmatch(segment))}
-        target = Target(tuple(unquote(segment) for segment in segments), parameters, route, max_body, read)
+        auth = route.auth or (None if route.signature else self._auth)
+        max_body = route.max_body or self._max_body
+        target = Target(tuple(unquote(segment) for segment in segments), parameters, route, auth, max_body, read)
         if parameters:
             targets = self._templates.setdefault(len(segments), [])
             targets.append(target)
@@ -91,6 +96,10 @@ class Targets:
         Raises:
             Problem: there is none (404).
         """
+        target, parameters = self._found(path)
+        return target, parameters.copy()  # whoever is given them may change them
+
+    def _search(self, path: bytes) -> tuple[Target, dict[str, str]]:
         segments = tuple([unquote(segment) for segment in path.decode("ascii").split("/")[1:]])
         target = self._literals.get(segments)
         if target is not None:
@@ -116,6 +125,8 @@ def faults_of(routes: Mapping[str, Route], *, events: bool) -> list[str]:
 def _faults(path: str, route: Route, *, events: bool) -> list[str]:
     """Return what is wrong with a route."""
     names = _PARAMETER.findall(path)
+    wrong_auth = route.auth and route.auth.fault()
+    wrong_signature = route.signature and route.signature.fault()
     unknown = ", ".join(method for method in route.methods if method not in METHODS)
     checks = [
         (_PATH.fullmatch(path), "a path is like /orders or /orders/{id}: no empty segment, and a parameter is a whole one"),
@@ -127,8 +138,8 @@ def _faults(path: str, route: Route, *, events: bool) -> list[str]:
         (route.retries >= 0, f"`retries` is 0 or more, found {route.retries}"),
         (route.priority is None or 0 <= route.priority <= 9, f"`priority` is 0 (bulk) to 9 (urgent), found {route.priority}"),
         (route.max_body is None or route.max_body > 0, f"`max_body` is 1 byte or more, found {route.max_body}"),
-        (route.auth is None or route.auth.bearer, "`auth.bearer` is empty; set the secret, or remove `auth` to let anyone in"),
-        (route.signature is None, "`signature` is not supported yet; leave it out, and protect the route with `auth`"),
+        (not wrong_auth, wrong_auth),
+        (not wrong_signature, wrong_signature),
         (not route.key or _is_expression(route.key), f'`key` is a JMESPath into the data, found "{route.key}"'),
     ]
     return [f'routes."{path}": {message}' for good, message in checks if not good]

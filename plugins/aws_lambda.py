@@ -22,6 +22,8 @@ import msgspec
 
 from runtime import Answer, Context, DataError, Event, Handlers, PartialFailure, Request, codec, hookimpl
 
+from ._forms import FORMS, write_form
+
 ACCOUNT = "000000000000"
 EPOCH = datetime.fromtimestamp(0, UTC)
 SHAPES: tuple[set[str], ...] = (
@@ -251,14 +253,25 @@ def to_gateway(event: Event, request: Request) -> dict[str, Any]:
     if request.params:
         shape["pathParameters"] = dict(request.params)
     if event.data is not None:
-        shape["body"], shape["isBase64Encoded"] = _text(event.data, event.datacontenttype)
+        shape["body"], shape["isBase64Encoded"] = _body(event, request.headers.get("content-type", ""))
     return shape
+
+
+def _body(event: Event, content_type: str) -> tuple[str, bool]:
+    """Return the body of a request as text, and whether that is base64; a form, which has become an object, is written anew."""
+    if isinstance(event.data, dict) and event.datacontenttype is None and _media_type(content_type) in FORMS:
+        return _text(write_form(content_type, event.data), content_type)
+    return _text(event.data, event.datacontenttype)
+
+
+def _media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
 
 
 def _text(data: Any, media_type: str | None) -> tuple[str, bool]:
     """Return data as text, and whether that is base64."""
     if isinstance(data, bytes):
-        kind = (media_type or "").partition(";")[0].strip().lower()
+        kind = _media_type(media_type or "")
         is_text = kind.startswith("text/") or kind.endswith(("json", "xml", "javascript", "x-www-form-urlencoded"))
         try:
             return (data.decode(), False) if is_text else (_encoded(data), True)

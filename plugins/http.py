@@ -6,9 +6,9 @@ may it, its body, the event, and then either the journal (202) or the result of 
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Awaitable, Callable
 
-import jmespath
 import msgspec
 
 from runtime import (
@@ -17,33 +17,23 @@ from runtime import (
     Event,
     Inlet,
     Problem,
-    Request,
     Source,
     WebServer,
-    cloudevents,
     codec,
     hookimpl,
     problem_of,
     read_body,
-    read_wait,
     respond,
     respond_problem,
 )
 
-from ._requests import (
-    Message,
-    answer_headers,
-    check_head,
-    check_origin,
-    cors,
-    read_data,
-    read_key,
-    read_request,
-    without_secrets,
-)
-from ._routes import TYPE, Auth, Read, Reading, Route, Targets, faults_of
+from ._credentials import Auth
+from ._readers import read_cloudevents, route_reader, typed_reader
+from ._requests import Message, answer_headers, check_head, check_origin, cors, permission, read_request
+from ._routes import Route, Targets, faults_of
+from ._signatures import Signature
 
-__all__ = ["Auth", "Http", "Route", "register_sources"]
+__all__ = ["Auth", "Http", "Route", "Signature", "Tls", "register_sources"]
 
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -53,6 +43,13 @@ PATIENCE = 60.0  # seconds for callers under way when the source closes; the run
 _EVENTS = Route(type="")  # `/events` has no options of its own: POST, anyone, no retries
 
 
+class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The files, in PEM, by which callers know who answers: a certificate with those that vouch for it, and its key."""
+
+    cert: str
+    key: str
+
+
 class Http(Source):
     """Takes events from HTTP callers, and answers with their id or with the result of their run."""
 
@@ -60,6 +57,8 @@ class Http(Source):
         """Where to listen and what is served; `events = false` closes `/events`, `max_body` is in bytes."""
 
         listen: str = "127.0.0.1:8080"
+        tls: Tls | None = None
+        auth: Auth | None = None
         events: bool = True
         max_body: int = 1024 * 1024
         routes: dict[str, Route] = {}
@@ -81,9 +80,9 @@ class Http(Source):
         """Listen.
 
         Raises:
-            OSError: the address is in use or not of this machine.
+            OSError: the address is in use or not of this machine, or the files of `tls` cannot be read.
         """
-        await self._server.start()
+        await self._server.start(folder=self.folder, tls=self._tls())
 
     async def run(self, inlet: Inlet) -> None:
         """Serve until cancelled."""
@@ -101,11 +100,27 @@ class Http(Source):
         """Return the URL."""
         return self._server.address
 
+    def _tls(self) -> ssl.SSLContext | None:
+        """Return what to listen with."""
+        tls = self.options.tls
+        if tls is None:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        cert, key = self.folder / tls.cert, self.folder / tls.key
+        try:
+            context.load_cert_chain(cert, key, password=lambda: b"")  # do not ask a terminal
+        except OSError as error:
+            found = f"{type(error).__name__}: {error}"
+            raise OSError(
+                f"tls: expected a certificate in PEM at {cert} and its key, without a password, at {key}, found {found}"
+            ) from None
+        return context
+
     # --- which path leads where -----------------------------------------------------------------------
 
     def reconfigure(self, options: Options) -> bool:
         """Serve other routes from the next request on, unless it is to listen elsewhere."""
-        if options.listen != self.options.listen:
+        if (options.listen, options.tls) != (self.options.listen, self.options.tls):
             return False
         self._targets = self._targets_of(options)
         return True
@@ -118,13 +133,16 @@ class Http(Source):
         """
         if faults := _faults(options):
             raise ValueError("; ".join(faults))
-        targets = Targets()
+        targets = Targets(options.auth, options.max_body)
         for path, route in options.routes.items():
-            targets.add(path, route, route.max_body or options.max_body, self._reader(route))
+            targets.add(path, route, route_reader(route, self._origin, self._now))
         if options.events:
-            targets.add("/events", _EVENTS, options.max_body, _read_cloudevents)
-            targets.add("/events/{type}", _EVENTS, options.max_body, self._read_typed)
+            targets.add("/events", _EVENTS, read_cloudevents)
+            targets.add("/events/{type}", _EVENTS, typed_reader(self._origin))
         return targets
+
+    def _now(self) -> float:
+        return self.clock.time()
 
     # --- the way of a request -------------------------------------------------------------------------
 
@@ -147,6 +165,9 @@ class Http(Source):
         request = read_request(scope, parameters)
         if self._is_local and not route.cors:
             check_origin(request)
+        if request.method == "OPTIONS" and (allowed := permission(route, request)) is not None:
+            headers.update(allowed)
+            return 200, b""
         if route.cors:
             headers.update(cors(route, request))
             if request.method == "OPTIONS":
@@ -156,7 +177,10 @@ class Http(Source):
         if inlet is None:
             raise Problem(503, "the source is starting or stopping; try again in 1 s", retry_after="1")
         body = await read_body(receive, target.max_body)
-        events, wait = target.read(request, body)
+        reading = target.read(request, body)
+        if isinstance(reading, Answer):
+            return _said(reading, headers)
+        events, wait = reading
         if wait is None:
             ids = await inlet.put(events, wait=False)
             return 202, msgspec.json.encode({"id": ids[0]} if isinstance(events, Event) else {"ids": ids})
@@ -165,8 +189,7 @@ class Http(Source):
         result = await inlet.call(events, timeout=wait, retries=route.retries)
         if not isinstance(result, Answer):
             return 200, codec.to_json(result)
-        headers.update({**answer_headers(result), **headers})
-        return result.status, result.content
+        return _said(result, headers)
 
     def _problem(self, error: Exception) -> Problem:
         """Return what the caller is told of an error."""
@@ -177,46 +200,21 @@ class Http(Source):
         self.log.error("a request could not be answered", exc_info=error)
         return Problem(500, "the request could not be answered; the log of the runtime says why")
 
-    def _read_typed(self, request: Request, body: bytes) -> Reading:
-        """Read the JSON that is sent to `/events/TYPE`."""
-        type = request.params["type"]
-        if not TYPE.fullmatch(type):
-            raise Problem(400, f'"{type}" is not an event type: it is words joined by single dots, without spaces, "*" and ">"')
-        data = codec.read_json("the body", body) if body else None
-        id = cloudevents.id_from_headers(request.headers)
-        event = Event(type=type, source=self._origin, id=id, data=data, datacontenttype="application/json")
-        return event, read_wait(request.query.get("wait"))
 
-    def _reader(self, route: Route) -> Read:
-        """Return how the requests to a route are read."""
-        key = jmespath.compile(route.key) if route.key else None
-        wait = route.timeout if route.reply == "result" else None
-
-        def read(request: Request, body: bytes) -> Reading:
-            data, media_type = read_data(request.headers.get("content-type", ""), body)
-            event = Event(
-                type=route.type,
-                source=self._origin,
-                id=cloudevents.id_from_headers(request.headers),
-                data=data,
-                datacontenttype=media_type,
-                key=None if key is None else read_key(key, data),
-                priority=route.priority,
-                request=without_secrets(request),
-            )
-            return event, wait
-
-        return read
+def _said(answer: Answer, headers: dict[str, str | list[str]]) -> tuple[int, bytes]:
+    """Return status and body of an answer; adds its headers to those that there are, which go before."""
+    headers.update({**answer_headers(answer), **headers})
+    return answer.status, answer.content
 
 
 def _faults(options: Http.Options) -> list[str]:
     """Return what is wrong with the options, but for the address."""
     faults = faults_of(options.routes, events=options.events)
-    return faults if options.max_body >= 1 else [*faults, f"`max_body` is 1 byte or more, found {options.max_body}"]
-
-
-def _read_cloudevents(request: Request, body: bytes) -> Reading:
-    return cloudevents.from_http(request.headers, body), read_wait(request.query.get("wait"))
+    if options.max_body < 1:
+        faults.append(f"`max_body` is 1 byte or more, found {options.max_body}")
+    if options.auth and (fault := options.auth.fault()):
+        faults.append(fault)
+    return faults
 
 
 @hookimpl

@@ -3,47 +3,25 @@
 What the server answers decides: 2xx means that it has the event; 408, 425, 429, 5xx and no answer at all that the
 event is tried again, not before the time that `Retry-After` asks for; anything else, redirects included, that it is
 refused for good. Errors show the beginning of an answer, and it may repeat what it was sent: what could be a secret,
-which is the value of any header and the path and the query of `url`, is struck out.
+which is the value of any header, the path and the query of `url` and who we are to a proxy, is struck out.
 """
 
 from __future__ import annotations
 
-import base64
-import re
 import ssl
-from collections.abc import Iterator, Mapping
-from typing import Literal
+from collections.abc import Mapping
 
 import aiohttp
-import msgspec
-from yarl import URL
 
 from runtime import Event, MalformedEvent, PartialFailure, Reject, Sink, Unavailable, cloudevents, hookimpl, posting, redaction
 
+from ._credentials import Auth
+from ._receiver import SinkOptions, address_of, headers_of, id_of, proxy_of, secrets_of
+from ._signatures import Signature
+
+__all__ = ["Auth", "Signature", "SinkOptions", "Webhook", "register_sinks"]
+
 SUSPECT = frozenset({400, 413, 422})  # of a batch that is refused so, a single event may be the cause
-
-_HEADER = re.compile(r"(?!ce-|content-|transfer-encoding$)[\w!#$%&'*+.^`|~-]+", re.ASCII | re.IGNORECASE)
-
-
-class Auth(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the server asks for: a `bearer` token, or as `basic` a "USER:PASSWORD"."""
-
-    bearer: str | None = None
-    basic: str | None = None
-
-    def __post_init__(self) -> None:
-        if (self.bearer is None) == (self.basic is None):
-            raise ValueError("expected either `bearer` or `basic`; give one of them")
-
-
-class SinkOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where to send events, and how; `ca` is a file of certificates to trust instead of the system's."""
-
-    url: str
-    mode: Literal["structured", "binary", "batch"] = "structured"
-    auth: Auth | None = None
-    headers: dict[str, str] = {}
-    ca: str | None = None
 
 
 class Webhook(Sink):
@@ -56,9 +34,12 @@ class Webhook(Sink):
 
     def __init__(self, name: str, options: SinkOptions) -> None:
         super().__init__(name, options)
-        self._url = _address(options.url)
-        self._headers = dict(_headers(options))
-        self._secrets = _secrets(options, self._headers)
+        self._url = address_of(options.url)
+        self._proxy = proxy_of(options.proxy)
+        if options.signature and (fault := options.signature.fault()):
+            raise ValueError(fault)
+        self._headers = dict(headers_of(options))
+        self._secrets = secrets_of(options, self._headers)
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
@@ -93,7 +74,7 @@ class Webhook(Sink):
         """
         if self.options.mode == "batch":
             try:
-                await self._post({"Content-Type": cloudevents.BATCH_TYPE}, cloudevents.encode_batch(events))
+                await self._post(events, {"Content-Type": cloudevents.BATCH_TYPE}, cloudevents.encode_batch(events))
             except Reject as refusal:
                 if len(events) == 1 or refusal.status not in SUSPECT:
                     raise
@@ -102,7 +83,7 @@ class Webhook(Sink):
         failures: dict[str, str | Exception] = {}
         for index, event in enumerate(events):
             try:
-                await self._post(*self._message(event))
+                await self._post([event], *self._message(event))
             except (Reject, Unavailable) as error:
                 failures[event.id] = error
                 if isinstance(error, Unavailable) and error.retry_after:
@@ -122,16 +103,19 @@ class Webhook(Sink):
         except MalformedEvent as error:
             raise Reject(str(error)) from None
 
-    async def _post(self, headers: dict[str, str], body: bytes) -> None:
-        """Send one request.
+    async def _post(self, events: list[Event], headers: dict[str, str], body: bytes) -> None:
+        """Send one request with these events.
 
         Raises:
             Reject: it is refused for good.
             Unavailable: it is to be sent again.
         """
         assert self._session is not None
+        if self.options.signature:
+            headers = headers | self.options.signature.headers(id_of(events), int(self.clock.time()), body)
+        payload = posting.payload_of(body)
         try:
-            async with self._session.post(self._url, data=posting.payload_of(body), headers=headers, allow_redirects=False) as answer:
+            async with self._session.post(self._url, data=payload, headers=headers, allow_redirects=False, proxy=self._proxy) as answer:
                 said = await posting.beginning(answer)
         except (aiohttp.ClientError, OSError) as error:
             told = self._shown(str(error))  # which may show the url
@@ -154,38 +138,3 @@ class Webhook(Sink):
 def register_sinks() -> Mapping[str, type[Sink]]:
     """Offer the sink."""
     return {"webhook": Webhook}
-
-
-def _address(text: str) -> URL:
-    """Return the address that events are sent to; a ValueError says what is wrong with it, but shows nothing of it."""
-    try:
-        url = URL(text)
-    except ValueError:
-        url = URL()
-    if url.scheme not in ("http", "https") or not url.host:
-        raise ValueError('url: expected an address like "https://example.com/events", found something else; correct it')
-    if url.user is not None or url.password is not None:
-        raise ValueError('url: expected no user and no password in it, found some; write `auth = { basic = "USER:PASSWORD" }`')
-    return url
-
-
-def _headers(options: SinkOptions) -> Iterator[tuple[str, str]]:
-    """Yield the headers of all requests; a ValueError names the one that is wrong, but does not show its value."""
-    given = dict(options.headers)
-    if options.auth is not None:
-        if any(name.lower() == "authorization" for name in given):
-            raise ValueError("headers: expected no Authorization beside `auth`, found one; remove one of them")
-        basic = base64.b64encode((options.auth.basic or "").encode()).decode()
-        given["Authorization"] = f"Basic {basic}" if options.auth.bearer is None else f"Bearer {options.auth.bearer}"
-    for name, value in given.items():
-        if not _HEADER.fullmatch(name):
-            raise ValueError(f'headers: "{name}" is no name of a header, or of one that the sink sets itself; remove it')
-        if re.search(r"[\x00-\x1f\x7f]", value):
-            raise ValueError(f"{name}: expected text without control characters, found some, perhaps a line break; remove them")
-        yield name, value
-
-
-def _secrets(options: SinkOptions, headers: Mapping[str, str]) -> list[str]:
-    """Return what may not be shown, whole and in part."""
-    basic = options.auth.basic or "" if options.auth else ""
-    return [basic, basic.partition(":")[2], *posting.secrets_of(options.url, headers.values())]

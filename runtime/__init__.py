@@ -46,9 +46,10 @@ from runtime.records import Step
 
 if TYPE_CHECKING:
     from runtime import posting
-    from runtime.web import Problem, WebServer, problem_of, read_body, read_wait, respond, respond_problem
+    from runtime.web import Problem, problem_of, read_body, read_wait, respond, respond_problem
+    from runtime.webserver import WebServer
 
-_WEB = ("Problem", "WebServer", "problem_of", "read_body", "read_wait", "respond", "respond_problem")
+_WEB = ("Problem", "problem_of", "read_body", "read_wait", "respond", "respond_problem")
 
 __all__ = [
     "Answer",
@@ -98,9 +99,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _WEB:
-        from runtime import web  # noqa: PLC0415 - the web server is heavy, and most files do not need it
-
-        return getattr(web, name)
+        return getattr(import_module("runtime.web"), name)
+    if name == "WebServer":
+        return import_module("runtime.webserver").WebServer
     if name == "posting":
         return import_module("runtime.posting")  # needs an extra
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,6 +24,7 @@ BATCH_TYPE: Final = "application/cloudevents-batch+json"
 
 _CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1", "windows-1252", "utf-16"})
 _ID_HEADERS = ("ce-id", "nats-msg-id", "x-github-delivery", "webhook-id", "idempotency-key")
+_ID_NAMES = frozenset(_ID_HEADERS)
 _UNESCAPED = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 
 
@@ -166,6 +167,8 @@ def is_json(content_type: str | None) -> bool:
 
 def id_from_headers(headers: Mapping[str, str]) -> str:
     """Return the id by which the sender of any HTTP message knows it, or an empty string."""
+    if _ID_NAMES.isdisjoint(map(str.lower, headers)):
+        return ""
     lowered = _lowered(headers)
     for name in _ID_HEADERS:
         if found := lowered.get(name):

@@ -64,7 +64,10 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "A command": settings.CommandSettings,
     "Route of http": http.Route,
     "Auth of http": http.Auth,
+    "Signature of http": http.Signature,
+    "Tls of http": http.Tls,
     "Auth of webhook": webhook.Auth,
+    "Signature of webhook": webhook.Signature,
 }
 GATHERED = {"options", "overrides", "target", "process"}  # fields for the keys that stand in the table itself
 
@@ -240,8 +243,9 @@ def write_files(page: str, folder: Path) -> None:
 def test_the_files_of_a_page_make_a_project_without_faults(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Check each configuration a page shows, and the empty one when it shows none, with all its files."""
     write_files(page, tmp_path)
-    monkeypatch.setenv("ORDERS_TOKEN", "secret")
     for text in blocks(page, "toml") or [""]:
+        for name in re.findall(r"\$\{(\w+)\}", text):
+            monkeypatch.setenv(name, "secret")
         (tmp_path / "runtime.toml").write_text(text)
         _, graph, faults = check(tmp_path / "runtime.toml")
         assert faults == []

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from runtime.admin.api import make_api
 from runtime.admin.guard import Guard
 from runtime.config import parse_listen
-from runtime.web import WebServer
+from runtime.webserver import WebServer
 
 if TYPE_CHECKING:
     from runtime.app import App

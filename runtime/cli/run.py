@@ -169,13 +169,16 @@ def try_line(app: App) -> str | None:
     web = {name: url for name, url in app.addresses() if app.settings.sources[name].plugin == "http"}
     for name, url in web.items():
         options = app.settings.sources[name].options
+        if "auth" in options:
+            continue
+        curl, url = (f"curl --unix-socket '{url[5:]}' -d", "http://localhost") if url.startswith("unix:") else ("curl -d", url)  # noqa: PLW2901
         for path, route in (options.get("routes") or {}).items():
             if "{" not in path and "POST" in route.get("methods", ["POST"]) and not {"auth", "signature"} & route.keys():
-                return f"curl -d '{_example(app, route['type'])}' {url}{path}"
+                return f"{curl} '{_example(app, route['type'])}' {url}{path}"
         literal = (text for function in app.generation.graph.functions for text in function.on if pattern.is_literal(text))
         text = next(literal, None) if options.get("events", True) else None
         if text:
-            return f"curl -d '{_example(app, text)}' '{url}/events/{text}?wait=5'"  # quoted: zsh would take ? for a file pattern
+            return f"{curl} '{_example(app, text)}' '{url}/events/{text}?wait=5'"  # quoted: zsh would take ? for a file pattern
     return None
 
 

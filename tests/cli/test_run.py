@@ -113,6 +113,15 @@ def test_the_banner_has_a_line_to_try_that_works(tmp_path: Path) -> None:
     (tmp_path / "runtime.toml").write_text(f'{WEB}[sources.web.routes."/orders"]\ntype = "order.placed"\n')
     by_route = run(tmp_path, "run", "--once").stdout.splitlines()
     assert re.fullmatch(r"  try        curl -d '\{\"id\":\"a\"\}' http://127\.0\.0\.1:\d+/orders", by_route[4])
+    (tmp_path / "runtime.toml").write_text(f"{WEB}[sources.web.auth]\nbearer = 'k'\n")
+    assert len(run(tmp_path, "run", "--once").stdout.splitlines()) == 4
+    (tmp_path / "runtime.toml").write_text(WEB.replace("127.0.0.1:0", "unix:web.sock", 1))
+    by_path = run(tmp_path, "run", "--once").stdout.splitlines()
+    path = re.escape(str(tmp_path / "web.sock"))
+    assert re.fullmatch(rf"  web        unix:{path}", by_path[2])
+    assert re.fullmatch(
+        rf"  try        curl --unix-socket '{path}' -d '\{{.+\}}' 'http://localhost/events/order\.placed\?wait=5'", by_path[4]
+    )
 
 
 def test_the_log_is_on_stderr_and_json_when_asked_for(tmp_path: Path) -> None:

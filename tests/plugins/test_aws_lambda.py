@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import httpx
 import pytest
@@ -19,6 +20,7 @@ from runtime.check import check
 from runtime.loading.importer import load
 from runtime.testing import Harness
 
+FORM = "application/x-www-form-urlencoded"
 Project = Callable[..., Path]
 
 CONFIG = """
@@ -147,6 +149,18 @@ def test_bytes_come_as_base64_and_text_as_it_is(web: str) -> None:
     assert (image["isBase64Encoded"], base64.b64decode(image["body"])) == (True, b"\x89PNG")
     text = httpx.post(web, params={"as": "event"}, content="grüße", headers={"content-type": "text/plain; charset=utf-8"}).json()
     assert (text["isBase64Encoded"], text["body"]) == (False, "grüße")
+
+
+def test_a_form_comes_as_it_was_sent(web: str) -> None:
+    form = {"name": "Zoë & co", "tag": ["a", "b"]}
+    pairs = httpx.post(web, params={"as": "event"}, data=form).json()
+    assert (pairs["isBase64Encoded"], parse_qs(pairs["body"])) == (False, {"name": ["Zoë & co"], "tag": ["a", "b"]})
+    request = httpx.Request("POST", web, params={"as": "event"}, data=form, files={"photo": ("a.png", b"\x89", "image/png")})
+    body = request.read()
+    parts = httpx.post(web, params={"as": "event"}, content=body, headers=request.headers).json()
+    assert (parts["isBase64Encoded"], base64.b64decode(parts["body"])) == (True, body)
+    json_called_a_form = httpx.post(web, params={"as": "event"}, content=b'{"a":"1"}', headers={"content-type": FORM}).json()
+    assert json_called_a_form["body"] == '{"a":"1"}'
 
 
 def test_a_body_that_looks_like_an_event_of_aws_is_a_body(web: str) -> None:

@@ -7,112 +7,22 @@ import gzip
 import json
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import msgspec
 import pytest
+from cloudevents.core.bindings import http as sdk
+from cloudevents.core.formats.json import JSONFormat
+from cloudevents.core.v1.event import CloudEvent
 from runtime_plugins import http
-from support import Bench
+from served import PATIENCE, PEM, detail, make, running, serving
 
-from runtime import Answer, Event, Full, Inlet, JournalError, NotRouted, Reject, Skip, Stopping, function, web
-
-PATIENCE = 20.0  # seconds until a test gives up on an answer
-
-
-class Order(msgspec.Struct):
-    id: str
-    total: float = 0.0
-
-
-def declare() -> None:
-    @function(on="order.placed")
-    async def validate(order: Order) -> Order:
-        return order
-
-    @function(on="echo")
-    async def echo(data: Any) -> Any:
-        return data
-
-    @function(on="broken")
-    async def fail(data: Any) -> None:
-        raise RuntimeError("the password is swordfish")
-
-    @function(on="refused")
-    async def refuse(data: Any) -> None:
-        raise Reject(data["why"], status=data["status"])
-
-
-def make(routes: Mapping[str, Any] | None = None, **options: Any) -> http.Http:
-    given = {"listen": "127.0.0.1:0", "routes": routes or {}, **options}
-    return http.Http("web", msgspec.convert(given, http.Http.Options))
-
-
-class Served(msgspec.Struct):
-    bench: Bench
-    source: http.Http
-    client: httpx.AsyncClient
-
-    async def accepted(self) -> int:
-        await self.bench.settled()
-        return (await self.bench.journal.counts()).accepted
-
-    async def event(self, id: str) -> Event:
-        return (await self.bench.journal.find(id))[0].event
-
-    async def status(self, id: str) -> str:
-        await self.bench.settled()
-        return (await self.bench.journal.find(id))[0].status
-
-    async def raw(self, request: bytes) -> bytes:
-        """Send bytes as they are, and return all that comes until the server closes."""
-        reader, writer = await self.connect()
-        writer.write(request)
-        answer = await asyncio.wait_for(reader.read(), PATIENCE)
-        writer.close()
-        return answer
-
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", httpx.URL(self.source.address()).port)
-
-
-@asynccontextmanager
-async def running(source: http.Http, inlet: Inlet) -> AsyncIterator[httpx.AsyncClient]:
-    await source.open()
-    task = asyncio.create_task(source.run(inlet))
-    await asyncio.sleep(0)
-    try:
-        async with httpx.AsyncClient(base_url=source.address(), timeout=PATIENCE) as client:
-            yield client
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await source.close()
-
-
-@asynccontextmanager
-async def serving(
-    routes: Mapping[str, Any] | None = None,
-    *,
-    functions: Callable[[], object] = declare,
-    bench: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> AsyncIterator[Served]:
-    async with Bench(functions, **(bench or {})) as flow:
-        source = make(routes, **options)
-        async with running(source, flow.inlet("web")) as client:
-            yield Served(flow, source, client)
-
-
-def detail(answer: httpx.Response, status: int) -> str:
-    """Return what a problem says, once it is sure that it is one."""
-    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
-    problem = answer.json()
-    assert (problem["status"], problem["type"]) == (status, "about:blank")
-    return str(problem["detail"])
+from runtime import Answer, Event, Full, JournalError, NotRouted, Skip, Stopping, function, web, webserver
 
 
 class FailingInlet:
@@ -201,6 +111,21 @@ async def test_one_bad_event_refuses_its_whole_batch() -> None:
         answer = await served.client.post("/events", content=json.dumps(batch), headers=BATCH)
         assert detail(answer, 400) == 'batch[1]: attribute "id": expected a string, found nothing; every CloudEvent has one'
         assert await served.accepted() == 0
+
+
+async def test_what_the_sdk_of_cloudevents_sends_is_what_arrives() -> None:
+    attributes = {"id": "7", "source": "shop", "type": "echo", "subject": "ü %", "comexample": "x", "datacontenttype": "application/json"}
+    event = CloudEvent(attributes, {"a": 1})
+    modes = {
+        "binary": sdk.to_binary(event, JSONFormat()),
+        "structured": sdk.to_structured(event, JSONFormat()),
+    }
+    for message in modes.values():
+        async with serving() as served:
+            answer = await served.client.post("/events", content=message.body, headers=message.headers)
+            assert answer.json() == {"id": "7"}
+            found = await served.event("7")
+            assert (found.data, found.subject, found.extensions) == ({"a": 1}, "ü %", {"comexample": "x"})
 
 
 async def test_a_cloudevent_without_an_id_is_malformed() -> None:
@@ -453,6 +378,18 @@ async def test_other_bodies_stay_bytes_as_they_are() -> None:
             assert (event.data, event.datacontenttype) == (b"text=\xff&a=1", media_type)
 
 
+async def test_forms_become_objects() -> None:
+    async with serving({"/form": {"type": "echo", "reply": "result"}}) as served:
+        answer = await served.client.post("/form", data={"name": "Zoë & co", "tag": ["a", "b"], "empty": ""})
+        assert (answer.status_code, answer.json()) == (200, {"name": "Zoë & co", "tag": ["a", "b"], "empty": ""})
+        file = {"photo": ("ü.png", b"\x89\r\n--", "image/png")}
+        answer = await served.client.post("/form", data={"name": "Zoë"}, files=file)
+        photo = {"filename": "ü.png", "content_type": "image/png", "content": "iQ0KLS0="}
+        assert (answer.status_code, answer.json()) == (200, {"name": "Zoë", "photo": photo})
+        answer = await served.client.post("/form", content=b"--x", headers={"content-type": "multipart/form-data; boundary=x"})
+        assert detail(answer, 400) == "the form: expected at most 1000 parts and a last boundary behind them, found another end"
+
+
 async def test_a_key_that_cannot_be_read_is_the_fault_of_the_data() -> None:
     async with serving({"/orders": {"type": "echo", "key": "length(id)"}}) as served:
         assert detail(await served.client.post("/orders", json={"id": 7}), 422).startswith(
@@ -482,6 +419,53 @@ async def test_credentials_are_asked_for_before_the_body_is_read() -> None:
         writer.write(b"POST /orders HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n")
         assert await asyncio.wait_for(reader.readline(), PATIENCE) == b"HTTP/1.1 401 Unauthorized\r\n"
         writer.close()
+
+
+async def test_a_route_may_ask_for_user_and_password() -> None:
+    async with serving({"/orders": {"type": "echo", "auth": {"basic": "änn:se:same"}}}) as served:
+        for auth in [("änn", "sesame"), ("ann", "se:same"), ("änn", ""), ("", "")]:
+            answer = await served.client.post("/orders", json=1, auth=httpx.BasicAuth(*auth))
+            assert detail(answer, 401) == "send user and password of this route: Authorization: Basic …"
+            assert answer.headers["www-authenticate"] == 'Basic realm="runtime", charset="UTF-8"'
+        for given in ("Basic", "Basic =", "Bearer w6RubjpzZTpzYW1l", "w6RubjpzZTpzYW1l"):
+            assert (await served.client.post("/orders", json=1, headers={"authorization": given})).status_code == 401
+        assert await served.accepted() == 0
+        assert (await served.client.post("/orders", json=1, auth=httpx.BasicAuth("änn", "se:same"))).status_code == 202
+
+
+async def test_the_auth_of_the_source_is_asked_for_where_a_path_has_no_check_of_its_own() -> None:
+    routes = {
+        "/plain": {"type": "echo"},
+        "/own": {"type": "echo", "auth": {"bearer": "mine"}},
+        "/signed": {"type": "echo", "signature": {"scheme": "github", "secret": "swordfish"}},
+    }
+    async with serving(routes, auth={"bearer": "sesame"}) as served:
+        for path in ("/events/echo", "/events", "/plain"):
+            assert detail(await served.client.post(path, json=1), 401) == "send the token of this route: Authorization: Bearer …"
+        known = {"authorization": "Bearer sesame"}
+        assert [(await served.client.post(path, json=1, headers=known)).status_code for path in ("/events/echo", "/plain")] == [202, 202]
+        assert (await served.client.post("/events", json=1, headers=known)).status_code == 415
+        assert (await served.client.post("/own", json=1, headers=known)).status_code == 401
+        assert (await served.client.post("/own", json=1, headers={"authorization": "Bearer mine"})).status_code == 202
+        assert detail(await served.client.post("/signed", json=1, headers=known), 401) == (
+            "send the signature of this route: X-Hub-Signature-256: …"
+        )
+    with pytest.raises(ValueError, match=r"^`auth\.bearer` is empty; set the secret"):
+        make(auth={"bearer": ""})
+
+
+async def test_a_sender_of_cloudevents_that_asks_is_allowed_to_send_them() -> None:
+    asks = {"webhook-request-origin": "eventemitter.example.com", "webhook-request-rate": "120"}
+    routes = {"/hook": {"type": "echo", "auth": {"bearer": "k"}, "methods": ["PUT", "POST"]}, "/put": {"type": "echo", "methods": ["PUT"]}}
+    async with serving(routes) as served:
+        for path, methods in [("/events", "POST"), ("/events/echo", "POST"), ("/hook", "PUT, POST")]:
+            answer = await served.client.options(path, headers=asks)
+            assert (answer.status_code, answer.content) == (200, b"")
+            assert answer.headers["webhook-allowed-origin"] == "eventemitter.example.com"
+            assert (answer.headers["webhook-allowed-rate"], answer.headers["allow"]) == ("*", methods)
+        assert (await served.client.options("/put", headers=asks)).status_code == 405
+        assert (await served.client.options("/nowhere", headers=asks)).status_code == 404
+        assert await served.accepted() == 0
 
 
 async def test_pages_of_allowed_origins_may_call_a_route() -> None:
@@ -576,6 +560,15 @@ async def test_a_body_that_is_too_large_is_refused() -> None:
         assert await served.accepted() == 2
 
 
+async def test_a_body_that_does_not_end_in_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "BODY_PATIENCE", 0.05)
+    async with serving() as served:
+        answer = await served.raw(b"POST /events/echo HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n{")
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert answer.endswith(b'"detail":"the body took longer than 0.05 s"}')
+        assert await served.accepted() == 0
+
+
 async def test_an_endless_body_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web, "DROPPED", 1000)
 
@@ -624,7 +617,7 @@ async def test_ambiguous_requests_are_refused_and_the_connection_closed() -> Non
 
 
 async def test_headers_that_do_not_end_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "HEAD_PATIENCE", 0.05)
+    monkeypatch.setattr(webserver, "HEAD_PATIENCE", 0.05)
     async with serving() as served:
         assert await served.raw(b"") == b""
         assert await served.raw(b"POST /events/echo HTTP/1.1\r\nhost:") == b""
@@ -753,6 +746,57 @@ async def test_an_address_that_is_taken_is_an_error_that_names_it() -> None:
             await make(listen=listen).open()
 
 
+# --- where it listens ---------------------------------------------------------------------------------
+
+
+async def test_it_listens_at_a_path_which_it_leaves_clean(tmp_path: Path) -> None:
+    path = tmp_path / "web.sock"
+    with socket.socket(socket.AF_UNIX) as killed:  # which leaves its path behind
+        killed.bind(str(path))
+    async with serving(listen="unix:web.sock", folder=tmp_path) as served:
+        assert served.source.address() == f"unix:{path}"
+        answer = await served.client.post("/events/echo?wait=9", json=1, headers={"origin": "https://shop.example"})
+        assert (answer.status_code, answer.json()) == (200, 1)
+        twin = make(listen=f"unix:{path}")
+        with pytest.raises(OSError, match=rf"^\[Errno \d+\] unix:{path}: Address already in use$"):
+            await twin.open()
+        assert (await served.client.post("/events/echo", json=1)).status_code == 202
+    assert not path.exists()
+
+
+async def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("mine")
+    with pytest.raises(OSError, match="Address already in use"):
+        await make(listen=f"unix:{path}").open()
+    assert path.read_text() == "mine"
+    with pytest.raises(OSError, match="path too long"):
+        await make(listen=f"unix:{tmp_path / ('x' * 200)}").open()
+
+
+async def test_it_listens_by_tls() -> None:
+    async with serving(tls={"cert": PEM.name, "key": PEM.name}, folder=PEM.parent) as served:
+        assert served.source.address().startswith("https://127.0.0.1:")
+        assert (await served.client.post("/events/echo?wait=9", json=1)).json() == 1
+        with pytest.raises(httpx.RemoteProtocolError):
+            await httpx.AsyncClient().post(served.source.address().replace("https", "http"), json=1)
+        assert not served.source.reconfigure(make(tls={"cert": "other.pem", "key": PEM.name}).options)
+
+
+async def test_a_certificate_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    source = make(tls={"cert": "cert.pem", "key": "key.pem"})
+    source.folder = tmp_path
+    for content, found in ((None, "FileNotFoundError"), ("swordfish", "SSLError")):
+        if content:
+            (tmp_path / "cert.pem").write_text(content)
+            (tmp_path / "key.pem").write_text(content)
+        with pytest.raises(OSError) as caught:
+            await source.open()
+        expected = f"a certificate in PEM at {tmp_path}/cert.pem and its key, without a password, at {tmp_path}/key.pem"
+        assert str(caught.value).startswith(f"tls: expected {expected}, found {found}: ")
+        assert "swordfish" not in str(caught.value)
+
+
 # --- options ------------------------------------------------------------------------------------------
 
 
@@ -773,7 +817,17 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("/a", {"priority": 10}, "`priority` is 0 (bulk) to 9 (urgent), found 10"),
     ("/a", {"max_body": 0}, "`max_body` is 1 byte or more, found 0"),
     ("/a", {"auth": {"bearer": ""}}, "`auth.bearer` is empty; set the secret, or remove `auth` to let anyone in"),
-    ("/a", {"signature": {"scheme": "github"}}, "`signature` is not supported yet; leave it out, and protect the route with `auth`"),
+    (
+        "/a",
+        {"auth": {"basic": "ann"}},
+        '`auth.basic` is "USER:PASSWORD", found no password; set the secret, or remove `auth` to let anyone in',
+    ),
+    ("/a", {"signature": {"scheme": "github", "secret": ""}}, "`signature.secret` is empty; set the secret, or remove `signature`"),
+    (
+        "/a",
+        {"signature": {"scheme": "standard-webhooks", "secret": "whsec_swordfish!"}},
+        '`signature.secret` is not base64, perhaps with "whsec_" before it, as `standard-webhooks` has it; copy it from the sender',
+    ),
     ("/a", {"key": "a..b"}, '`key` is a JMESPath into the data, found "a..b"'),
 ]
 

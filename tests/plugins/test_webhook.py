@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 import ssl
@@ -16,14 +17,17 @@ from typing import Any, Self
 
 import msgspec
 import pytest
+import standardwebhooks
 from cloudevents.core.bindings import http as sdk
 from cloudevents.core.formats.json import JSONFormat
 from faults.ledger import until
 from running import Running
 from runtime_plugins.webhook import SinkOptions, Webhook
+from served import serving
 from support import Bench
 
 from runtime import Event, PartialFailure, Reject, Unavailable
+from runtime.clock import SystemClock
 from runtime.specs import SinkSpec
 from runtime.testing import VirtualClock
 
@@ -256,6 +260,59 @@ async def test_a_large_event_is_sent_whole(server: Server) -> None:
     async with opened(server) as sink:
         await sink.write([event(data="x" * 3_000_000)])
     assert len(json.loads(server.requests[0].body)["data"]) == 3_000_000
+
+
+async def test_what_is_sent_is_signed_as_standard_webhooks_has_it(server: Server) -> None:
+    secret = "whsec_" + base64.b64encode(SECRET.encode()).decode()
+    server.answers = [answer(500)]
+    async with opened(server, mode="batch", signature={"scheme": "standard-webhooks", "secret": secret}) as sink:
+        sink.clock = SystemClock()
+        await failure(sink, event("1"), event("2"))
+        await sink.write([event("1"), event("2")])
+        await sink.write([event("1", source="others"), event("2")])
+    for request in server.requests:
+        assert [one["id"] for one in standardwebhooks.Webhook(secret).verify(request.body, request.headers)] == ["1", "2"]
+    first, again, other = [request.headers["webhook-id"] for request in server.requests]
+    assert first == again != other
+
+
+@pytest.mark.parametrize("scheme", ["github", "slack", "standard-webhooks", "stripe"])
+@pytest.mark.parametrize("mode", ["structured", "binary", "batch"])
+async def test_a_route_takes_what_a_sink_signs(scheme: str, mode: str) -> None:
+    signature = {"scheme": scheme, "secret": base64.b64encode(SECRET.encode()).decode()}
+    async with serving({"/in": {"type": "echo", "signature": signature}}) as served:
+        sink = make(f"{served.source.address()}/in", mode=mode, signature=signature)
+        sink.clock = served.bench.clock
+        await sink.open()
+        await sink.write([event("ü\n")])
+        await sink.write([event("ü\n")])
+        await sink.close()
+        assert await served.accepted() == 1
+
+
+async def test_events_go_by_a_proxy(server: Server) -> None:
+    server.answers = [answer(202), answer(407, f"you are me:{SECRET}".encode())]
+    proxy = server.url.replace("://", f"://me:{SECRET}@").removesuffix("/events")
+    async with opened(server, url="http://shop.invalid/events", proxy=proxy) as sink:
+        await sink.write([event()])
+        error = await failure(sink)
+    assert server.requests[0].path == "http://shop.invalid/events"
+    assert server.requests[0].headers["host"] == "shop.invalid"
+    assert server.requests[0].headers["proxy-authorization"] == "Basic " + base64.b64encode(f"me:{SECRET}".encode()).decode()
+    assert "407" in str(error)
+    assert SECRET not in str(error)
+
+
+async def test_a_proxy_that_lets_nobody_through_is_named_without_its_password(server: Server) -> None:
+    async def refuse(writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    proxy = server.url.replace("://", f"://me:{SECRET}@").removesuffix("/events")
+    server.answers = [refuse]
+    async with opened(server, url="http://shop.invalid/events", proxy=proxy) as sink:
+        error = await failure(sink)
+    assert isinstance(error, Unavailable)
+    assert SECRET not in str(error)
 
 
 async def test_a_private_authority_is_trusted_when_it_is_named(caplog: pytest.LogCaptureFixture) -> None:
@@ -520,6 +577,11 @@ async def test_events_of_a_key_arrive_in_order_through_failures(server: Server) 
          "Authorization: expected text without control characters, found some, perhaps a line break; remove them"),
         ({"auth": {"bearer": SECRET}, "headers": {"authorization": SECRET}},
          "headers: expected no Authorization beside `auth`, found one; remove one of them"),
+        ({"proxy": f"socks5://me:{SECRET}@x"},
+         'proxy: expected an address like "http://USER:PASSWORD@proxy.example.com:3128", found something else; correct it'),
+        ({"signature": {"scheme": "slack", "secret": ""}}, "`signature.secret` is empty; set the secret, or remove `signature`"),
+        ({"signature": {"scheme": "standard-webhooks", "secret": f"{SECRET}!"}},
+         '`signature.secret` is not base64, perhaps with "whsec_" before it, as `standard-webhooks` has it; copy it from the sender'),
         ({"auth": {}}, "expected either `bearer` or `basic`; give one of them - at `$.auth`"),
         ({"auth": {"bearer": SECRET, "basic": SECRET}}, "expected either `bearer` or `basic`; give one of them - at `$.auth`"),
     ],
