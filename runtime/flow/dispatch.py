@@ -56,10 +56,9 @@ class Dispatch:
 
     `wake` is called when there may be something to take, `room` when an event has started, `settle` with a run that
     was taken up and steps it has to skip, or when nothing of it is left; `feed` with a shelf and the `seq` behind
-    which its entries are wanted. `journal` is told what executes. `in_flight` is how many runs may
-    execute at once, `window` how many entries of a lane or key are kept in memory.
-    Events run `in_place` where they can. `waiting` counts the events that have not started, `runs` holds those that have
-    and whose functions have not ended, by `seq`.
+    which its entries are wanted. `journal` is told what executes. `in_flight` is how many runs may execute at once, `window`
+    how many entries of a lane or key are kept in memory. Events run `in_place` where they can. `waiting` counts the events
+    that have not started, `runs` holds those that have and whose functions have not ended, by `seq`.
     """
 
     def __init__(  # noqa: PLR0913 - its neighbours, by name
