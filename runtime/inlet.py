@@ -92,12 +92,12 @@ class HostInlet:
                 await engine.outcomes.settled()  # what it says is recorded then
                 return reply(first, plan, first.steps)
         future = engine.outcomes.wait_for(first)
+        timer = None if timeout is None else asyncio.get_running_loop().call_later(timeout, _tell_late, future, first.event.id, timeout)
         try:
-            async with asyncio.timeout(timeout):
-                return await future
-        except TimeoutError:
-            raise ResultTimeout(first.event.id, timeout or 0.0) from None
+            return await future
         finally:
+            if timer is not None:
+                timer.cancel()
             engine.outcomes.give_up(first, future)
 
     def _plan(self, type: str) -> Plan:
@@ -137,6 +137,12 @@ class HostInlet:
         self._next = start + count * self._interval
         if start > now:
             await self._engine.clock.sleep(start - now)
+
+
+def _tell_late(future: asyncio.Future[object], id: str, timeout: float) -> None:
+    """Tell who waits for a result that it has not come in time."""
+    if not future.done():
+        future.set_exception(ResultTimeout(id, timeout))
 
 
 def _check_data(plan: Plan, event: Event) -> None:
