@@ -13,7 +13,7 @@ from jmespath.exceptions import JMESPathError
 
 from runtime.engine import Engine
 from runtime.errors import DataError, NotRouted, ResultTimeout
-from runtime.event import Event
+from runtime.event import Event, Malformed
 from runtime.flow.run import reply
 from runtime.graph import Plan
 from runtime.records import DEAD, ENDED, UNROUTED
@@ -61,8 +61,11 @@ class HostInlet:
         if cursor is not None:
             self.cursor = cursor
         self.events += len(entries)
-        for entry, first in zip(entries, accepted, strict=True):
-            if first is not entry and first.status == DEAD:
+        for event, entry, first in zip(batch, entries, accepted, strict=True):
+            if isinstance(event, Malformed):
+                if first is entry:
+                    self._engine.outcomes.end(entry, DEAD, event.why)  # which tells of the dead letter
+            elif first is not entry and first.status == DEAD:
                 await self._engine.redrive(first)
         if self._wait_for_end:
             await self._engine.outcomes.all_ended(accepted)

@@ -19,8 +19,8 @@ PACKAGE = ROOT / "runtime"
 # Each line imports only from lines above it; parts of one line may know each other unless they are stages.
 FLOORS = [
     ["errors", "event", "pattern", "proto", "stacks", "threads", "toml", "redaction"],
-    ["codec"],
-    ["cloudevents", "records", "function"],
+    ["codec", "headers"],
+    ["cloudevents", "bindings", "records", "function"],
     ["parameters", "example", "settings"],
     ["specs", "resources", "targets"],
     ["options", "placeholders", "describe"],
@@ -127,6 +127,7 @@ UNTESTED = {
     "runtime.__main__": "every test of the command line starts it",
     "runtime.clock": "a thin face of the operating system's",
     "runtime.event": "tests/test_cloudevents.py",
+    "runtime.headers": "tests/test_cloudevents.py: what stands in headers",
     "runtime.web": "tests/plugins/test_http.py and tests/admin/test_api.py: by real clients",
     "runtime.cli.version": "tests/cli/test_main.py: --version",
     "runtime.journal.sqlite.rows": "tests/journal/sqlite/test_journal.py",
@@ -186,6 +187,7 @@ UNTESTED = {
     "runtime.isolated.serving": "tests/executors/test_process.py runs it in real processes",
     "runtime.isolated.zygote": "tests/executors/test_process.py and tests/faults/test_isolated.py",
     "runtime.testing.inlet": "tests/testing/test_sources.py",
+    "runtime.testing.process": "tests/testing/test_sources.py and tests/plugins: it runs every source that can be run alone",
     "runtime.testing.recorder": "tests/testing/test_harness.py",
     "runtime.testing.rehearsal": "tests/testing/test_harness.py",
     "runtime.testing.clock": "tests/testing/test_journals.py, and every test that does not wait",

@@ -14,9 +14,9 @@ import msgspec
 from runtime.cloudevents import check_event
 from runtime.contracts import Clock, Journal
 from runtime.errors import Full
-from runtime.event import Event
+from runtime.event import Event, Malformed
 from runtime.function import Emission
-from runtime.records import FAILED, UNROUTED, Entry, Outcome, Route
+from runtime.records import DEAD, FAILED, UNROUTED, Entry, Outcome, Route
 
 DEATH = "runtime.dead"  # the type of the event that tells of a dead letter
 
@@ -103,6 +103,8 @@ class Intake:
         looked_up = bool(event.id)
         if event.time is None:
             steering["time"] = self._moment(now)
+        if isinstance(event, Malformed):
+            return _set_aside(event, now, steering)
         if steering or not looked_up:
             event = msgspec.structs.replace(event, **steering)
         due = event.due.timestamp() if event.due is not None else 0.0
@@ -157,6 +159,12 @@ class Intake:
             self._now = datetime.fromtimestamp(now, UTC)
             self._now_at = now
         return self._now
+
+
+def _set_aside(event: Malformed, now: float, steering: dict[str, Any]) -> Entry:
+    """Return the entry of a message that cannot be understood: a dead letter from the start, for no function and no sink."""
+    kept = {name: getattr(event, name) for name in Event.__struct_fields__} | steering
+    return Entry(event=Event(**kept), accepted=now, ended=now, status=DEAD, reason=event.why, ran=True, looked_up=bool(event.id))
 
 
 def _hops(event: Event) -> int:
