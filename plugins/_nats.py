@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -36,8 +37,9 @@ class Access(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Connection:
     """A connection to one of several servers; when it is lost it stays so, and `woken` is called."""
 
-    def __init__(self, name: str, url: str | list[str], access: Access | None, tls: Tls | None, folder: Path) -> None:
-        self._name = name
+    def __init__(self, log: logging.Logger, url: str | list[str], access: Access | None, tls: Tls | None, folder: Path) -> None:
+        self._log = log
+        self._dropped = 0  # messages, since it was last told
         self._servers = [url] if isinstance(url, str) else url
         self._access = access or Access()
         self._tls = tls
@@ -61,7 +63,7 @@ class Connection:
             async with asyncio.timeout(PATIENCE):
                 await self.client.connect(
                     self._servers,
-                    name=self._name,
+                    name=f"runtime {self._log.name}",
                     allow_reconnect=False,
                     max_reconnect_attempts=1,
                     reconnect_time_wait=0,
@@ -94,7 +96,17 @@ class Connection:
     async def _on_error(self, error: Exception) -> None:
         """Note an error, and look soon whether it has closed the connection: the client does not always say so."""
         self._why = _told(error)
-        asyncio.get_running_loop().call_later(SOON, lambda: self.woken())  # noqa: PLW0108 - it may be another one by then
+        loop = asyncio.get_running_loop()
+        if isinstance(error, nats.errors.SlowConsumerError):
+            self._dropped += 1
+            if self._dropped == 1:
+                loop.call_later(1, self._tell_dropped)
+            return
+        loop.call_later(SOON, lambda: self.woken())  # noqa: PLW0108 - it may be another one by then
+
+    def _tell_dropped(self) -> None:
+        self._log.warning("the runtime is full: the client has dropped %d messages", self._dropped)
+        self._dropped = 0
 
     async def _on_closed(self) -> None:
         self._is_lost = True

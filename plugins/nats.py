@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 import msgspec
 import nats.errors
@@ -26,6 +27,7 @@ from runtime import Event, Inlet, Malformed, PartialFailure, Reject, Sink, Sourc
 from ._nats import PATIENCE, Access, Connection, Text
 from ._tls import Tls
 
+SAFE = "/:?#[]@!$&'()*+,;="  # of an id in a header, as it is in a URI
 ACK, TERM, PROGRESS = b"+ACK", b"+TERM", b"+WPI"
 HEARTBEAT = 5.0  # seconds between two signs of life while nothing arrives
 EXPIRES = 60.0  # seconds that a request for a batch stands
@@ -92,7 +94,7 @@ class NatsSource(Source):
         Raises:
             ConnectionError: there is no server, stream or consumer as it should be; the text says why.
         """
-        self._connection = Connection(f"runtime {self.name}", self.options.url, self.options.access, self.options.tls, self.folder)
+        self._connection = Connection(self.log, self.options.url, self.options.access, self.options.tls, self.folder)
         self._connection.woken = self._awake.set
         await self._connection.open()
         self._client = self._connection.client
@@ -241,7 +243,7 @@ class NatsSource(Source):
             raise self._connection.lost() from None
 
     def _event(self, message: Msg) -> Event:
-        headers = {name.lower(): value for name, value in (message.headers or {}).items()}
+        headers = {name.lower(): str(value) for name, value in (message.headers or {}).items()}  # no text when it is not ASCII
         id, time = headers.get("nats-msg-id", ""), None
         if self.options.stream is not None:
             *_, sequence, _, stamp, _ = message.reply.split(".")[:9] if message.reply.count(".") == 8 else message.reply.split(".")[:11]
@@ -288,7 +290,7 @@ class NatsSink(Sink):
         Raises:
             ConnectionError: no server answers, or it refuses; the text says why.
         """
-        self._connection = Connection(f"runtime {self.name}", self.options.url, self.options.access, self.options.tls, self.folder)
+        self._connection = Connection(self.log, self.options.url, self.options.access, self.options.tls, self.folder)
         self._lost = asyncio.Event()
         self._connection.woken = self._notice
         await self._connection.open()
@@ -329,7 +331,7 @@ class NatsSink(Sink):
         if self.options.stream is None:
             await self._client.publish(subject, body, headers=headers)
         else:
-            headers["Nats-Msg-Id"] = f"{event.source}/{event.id}"
+            headers["Nats-Msg-Id"] = quote(f"{event.source}/{event.id}", safe=SAFE)
             answers[event.id] = await self._context.publish_async(subject, body, stream=self.options.stream, headers=headers)
 
     async def _taken(self, answers: Mapping[str, asyncio.Future[Any]]) -> None:
