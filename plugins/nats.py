@@ -29,6 +29,7 @@ from ._tls import Tls
 
 SAFE = "/:?#[]@!$&'()*+,;="  # of an id in a header, as it is in a URI
 ACK, TERM, PROGRESS = b"+ACK", b"+TERM", b"+WPI"
+NOTHING: Mapping[str, str] = {}
 HEARTBEAT = 5.0  # seconds between two signs of life while nothing arrives
 EXPIRES = 60.0  # seconds that a request for a batch stands
 BYTES = 64 * 1024 * 1024  # of a batch at most
@@ -243,12 +244,15 @@ class NatsSource(Source):
             raise self._connection.lost() from None
 
     def _event(self, message: Msg) -> Event:
-        headers = {name.lower(): str(value) for name, value in (message.headers or {}).items()}  # no text when it is not ASCII
-        id, time = headers.get("nats-msg-id", ""), None
+        headers, id, time = NOTHING, "", None
+        if message.headers:
+            headers = {name.lower(): str(value) for name, value in message.headers.items()}  # no text when it is not ASCII
+            id = headers.get("nats-msg-id", "")
         if self.options.stream is not None:
-            *_, sequence, _, stamp, _ = message.reply.split(".")[:9] if message.reply.count(".") == 8 else message.reply.split(".")[:11]
-            time = datetime.fromtimestamp(int(stamp) / 1e9, UTC)
-            id = id or f"{self.options.stream}:{sequence}:{stamp}"
+            words = message.reply.split(".")  # $JS.ACK.[domain.account.]stream.consumer.deliveries.sequence.sequence.time.pending[.…]
+            at = 5 if len(words) == 9 else 7
+            time = datetime.fromtimestamp(int(words[at + 2]) / 1e9, UTC)
+            id = id or f"{self.options.stream}:{words[at]}:{words[at + 2]}"
         return self._read(headers, message.data, id=id, names={"subject": message.subject}, subject=message.subject, time=time)
 
     async def close(self) -> None:

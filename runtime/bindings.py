@@ -110,6 +110,7 @@ class Reader:
         self._source = f"source/{name}"
         self._fixed = type is not None
         self._type = template("type", usual if type is None else type, names, "header")
+        self._simple = self._type.places[0] if self._type.text == "{" + "".join(self._type.places) + "}" else ""  # all there is
         self._content = content
 
     def __call__(
@@ -145,6 +146,10 @@ class Reader:
         return Malformed(type=type, source=self._source, id=id, subject=subject, time=time, key=key, data=body, why=why)
 
     def _named(self, headers: Mapping[str, str], names: Mapping[str, str]) -> str:
+        if not self._type.places:
+            return self._type.text
+        if (found := names.get(self._simple)) is not None:
+            return found
         return self._type.fill(lambda place: headers.get(place[7:].lower()) if place.startswith("header.") else names.get(place))
 
     def _known(self, headers: Mapping[str, str], names: Mapping[str, str]) -> str:
