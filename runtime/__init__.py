@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from runtime import cloudevents, codec, redaction
+from runtime import bindings, cloudevents, codec, redaction
 
 # what connectors implement and are given
 from runtime.contracts import Clock, Handlers, Inlet, Sink, Source
@@ -37,7 +37,7 @@ from runtime.errors import (
 )
 
 # what functions declare and are given
-from runtime.event import Answer, Event, Request
+from runtime.event import Answer, Event, Malformed, Request
 from runtime.function import Context, function, resource
 from runtime.hookspecs import hookimpl
 
@@ -65,6 +65,7 @@ __all__ = [
     "Inlet",
     "JournalError",
     "LoadError",
+    "Malformed",
     "MalformedEvent",
     "NotRouted",
     "PartialFailure",
@@ -82,6 +83,7 @@ __all__ = [
     "Stopping",
     "Unavailable",
     "WebServer",
+    "bindings",
     "cloudevents",
     "codec",
     "function",

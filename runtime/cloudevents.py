@@ -11,13 +11,14 @@ import base64
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import msgspec
 
 from runtime.codec import BYTES, read_json, to_json
 from runtime.errors import MalformedEvent
 from runtime.event import Event
+from runtime.headers import from_header, shown, to_header
 
 EVENT_TYPE: Final = "application/cloudevents+json"
 BATCH_TYPE: Final = "application/cloudevents-batch+json"
@@ -50,7 +51,7 @@ def from_dict(value: Any) -> Event:
         MalformedEvent: it is none; the message names the attribute.
     """
     if not isinstance(value, dict):
-        raise MalformedEvent(f"a CloudEvent is a JSON object, found {_shown(value)}")
+        raise MalformedEvent(f"a CloudEvent is a JSON object, found {shown(value)}")
     attributes = dict(value)
     data = attributes.pop("data", None)
     encoded = attributes.pop("data_base64", None)
@@ -96,7 +97,7 @@ def decode_batch(data: bytes) -> list[Event]:
     """
     values = read_json("the batch", data)
     if not isinstance(values, list):
-        raise MalformedEvent(f"a batch of CloudEvents is a JSON array, found {_shown(values)}")
+        raise MalformedEvent(f"a batch of CloudEvents is a JSON array, found {shown(values)}")
     events = []
     for index, value in enumerate(values):
         try:
@@ -106,25 +107,44 @@ def decode_batch(data: bytes) -> list[Event]:
     return events
 
 
-def to_binary(event: Event) -> tuple[dict[str, str], bytes]:
-    """Return an event as the headers and the body of an HTTP message in binary mode.
+def to_attributes(event: Event) -> tuple[dict[str, Any], bytes]:
+    """Return an event as its attributes by name and the body of a message in binary mode.
 
     Data without a content type goes out as `application/json`, or `application/octet-stream` when it is bytes.
 
     Raises:
         MalformedEvent: CloudEvents cannot say a time or an extension of it, or its content type does not fit.
     """
-    attributes = _attributes_of(event)
-    content_type = attributes.pop("datacontenttype", None)
-    headers = {f"ce-{name}": _to_header(value) for name, value in attributes.items()}
+    attributes, data = _attributes_of(event), event.data
+    content_type = attributes.get("datacontenttype")
     if content_type is None:
-        if event.data is None:
-            return headers, b""
-        content_type = "application/octet-stream" if isinstance(event.data, BYTES) else "application/json"
+        if data is None:
+            return attributes, b""
+        content_type = attributes["datacontenttype"] = "application/octet-stream" if isinstance(data, BYTES) else "application/json"
     if not (content_type.isascii() and content_type.isprintable()):
-        raise MalformedEvent(f'attribute "datacontenttype": expected a media type, found {_shown(content_type)}')
-    headers["content-type"] = content_type
-    return headers, _body_of(event.data, content_type)
+        raise MalformedEvent(f'attribute "datacontenttype": expected a media type, found {shown(content_type)}')
+    return attributes, _body_of(data, content_type)
+
+
+def from_attributes(attributes: Mapping[str, Any], body: bytes) -> Event:
+    """Return the event that attributes by name and the body of a message in binary mode say.
+
+    Raises:
+        MalformedEvent: they say none, or the body is not what `datacontenttype` says.
+    """
+    return _make_event(attributes, data_from_body(attributes.get("datacontenttype", ""), body))
+
+
+def to_binary(event: Event) -> tuple[dict[str, str], bytes]:
+    """Return an event as the headers and the body of an HTTP message in binary mode.
+
+    Raises:
+        MalformedEvent: as for `to_attributes`.
+    """
+    attributes, body = to_attributes(event)
+    content_type = attributes.pop("datacontenttype", None)
+    headers = {f"ce-{name}": to_header(value) for name, value in attributes.items()}
+    return headers if content_type is None else {**headers, "content-type": content_type}, body
 
 
 def from_http(headers: Mapping[str, str], body: bytes) -> Event | list[Event]:
@@ -140,14 +160,14 @@ def from_http(headers: Mapping[str, str], body: bytes) -> Event | list[Event]:
         return decode(body)
     if media_type == BATCH_TYPE:
         return decode_batch(body)
-    attributes = {name[3:]: _from_header(name, value) for name, value in lowered.items() if name[:3] == "ce-"}
+    attributes = {name[3:]: from_header(name, value) for name, value in lowered.items() if name[:3] == "ce-"}
     if not attributes or media_type.startswith("application/cloudevents"):
         found = f'"{media_type}"' if media_type else "none"
         raise MalformedEvent(f"content-type: expected {EVENT_TYPE}, {BATCH_TYPE} or ce- headers, found {found}", unsupported=True)
     attributes.pop("datacontenttype", None)
     if content_type:
         attributes["datacontenttype"] = content_type
-    return _make_event(attributes, _read_body(media_type, content_type, body))
+    return from_attributes(attributes, body)
 
 
 def data_from_http(content_type: str, body: bytes) -> Any:
@@ -156,8 +176,7 @@ def data_from_http(content_type: str, body: bytes) -> Any:
     Raises:
         MalformedEvent: the body is not what its content type says.
     """
-    media_type = _media_type(content_type)
-    return decode(body).data if media_type == EVENT_TYPE else _read_body(media_type, content_type, body)
+    return decode(body).data if _media_type(content_type) == EVENT_TYPE else data_from_body(content_type, body)
 
 
 def is_json(content_type: str | None) -> bool:
@@ -195,7 +214,7 @@ def check_event(event: Event) -> None:
     if not (event.type and event.source and isinstance(event.type, str) and isinstance(event.source, str)):
         for name, value in (("type", event.type), ("source", event.source)):
             if not value or not isinstance(value, str):
-                raise MalformedEvent(f"{name}: expected a text that is not empty, found {_shown(value)}")
+                raise MalformedEvent(f"{name}: expected a text that is not empty, found {shown(value)}")
     if event.priority is not None:
         _read_priority("priority", event.priority)
     if event.time is not None or event.due is not None or event.extensions:
@@ -226,7 +245,7 @@ def _attributes_of(event: Event) -> dict[str, Any]:
 
 def _make_event(attributes: Mapping[str, Any], data: Any) -> Event:
     if attributes.get("specversion") != "1.0":
-        found = _shown(attributes["specversion"]) if "specversion" in attributes else "nothing"
+        found = shown(attributes["specversion"]) if "specversion" in attributes else "nothing"
         raise MalformedEvent(f'attribute "specversion": expected "1.0", found {found}')
     fields: dict[str, Any] = {}
     extensions: dict[str, Any] = {}
@@ -247,7 +266,7 @@ def _make_event(attributes: Mapping[str, Any], data: Any) -> Event:
 
 def _read_text(name: str, value: Any) -> str:
     if type(value) is not str or not value:
-        raise MalformedEvent(f'attribute "{name}": expected a string that is not empty, found {_shown(value)}')
+        raise MalformedEvent(f'attribute "{name}": expected a string that is not empty, found {shown(value)}')
     return value
 
 
@@ -259,14 +278,14 @@ def _read_time(name: str, value: Any) -> datetime:
     except (msgspec.ValidationError, OverflowError):
         pass
     expected = 'a time with its offset, like "2026-01-31T12:00:00Z"'
-    raise MalformedEvent(f'attribute "{name}": expected {expected}, found {_shown(value)}')
+    raise MalformedEvent(f'attribute "{name}": expected {expected}, found {shown(value)}')
 
 
 def _read_priority(name: str, value: Any) -> int:
     if type(value) is str and len(value) == 1 and value in "0123456789":
         return int(value)
     if type(value) is not int or not 0 <= value <= 9:
-        raise MalformedEvent(f'attribute "{name}": expected an integer from 9 (urgent) to 0 (bulk), found {_shown(value)}')
+        raise MalformedEvent(f'attribute "{name}": expected an integer from 9 (urgent) to 0 (bulk), found {shown(value)}')
     return value
 
 
@@ -282,15 +301,10 @@ _RESERVED = frozenset({*_ATTRIBUTES, "specversion", "data"})
 
 def _extension_name(name: Any) -> str:
     if not (isinstance(name, str) and name.isascii() and name.isalnum() and name == name.lower()):
-        raise MalformedEvent(f"attribute {_shown(name)}: expected a name made of a-z and 0-9 only")
+        raise MalformedEvent(f"attribute {shown(name)}: expected a name made of a-z and 0-9 only")
     if name in _RESERVED:
         raise MalformedEvent(f'attribute "{name}": CloudEvents gives the name another meaning; expected another one for an extension')
     return name
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def _is_int32(value: int) -> bool:
@@ -300,7 +314,7 @@ def _is_int32(value: int) -> bool:
 def _check_extension(name: str, value: Any) -> bool | int:
     if type(value) is bool or (type(value) is int and _is_int32(value)):
         return value
-    raise MalformedEvent(f'attribute "{name}": expected a string, a boolean or a 32-bit integer, found {_shown(value)}')
+    raise MalformedEvent(f'attribute "{name}": expected a string, a boolean or a 32-bit integer, found {shown(value)}')
 
 
 def _extension_value(name: str, value: Any) -> str | bool | int:
@@ -333,30 +347,7 @@ def _from_base64(value: Any) -> bytes:
             return base64.b64decode(value, validate=True)
     except ValueError:
         pass
-    raise MalformedEvent(f"`data_base64`: expected a string of base64, found {_shown(value)}")
-
-
-def _to_header(value: Any) -> str:
-    if type(value) is bool:
-        return "true" if value else "false"
-    return quote(str(value), safe=_UNESCAPED)
-
-
-def _from_header(name: str, value: str) -> str:
-    if "%" not in value and '"' not in value:
-        return value
-    if len(value) > 1 and value[0] == value[-1] == '"':
-        value = _unquoted(value[1:-1])
-    try:
-        return unquote(value, errors="strict")
-    except UnicodeDecodeError:
-        raise MalformedEvent(f"header {name}: expected percent-encoded UTF-8, found {_shown(value)}") from None
-
-
-def _unquoted(value: str) -> str:
-    """Return what stands in a quoted string of HTTP, where a backslash keeps the character after it."""
-    characters = iter(value)
-    return "".join(next(characters, "") if character == "\\" else character for character in characters)
+    raise MalformedEvent(f"`data_base64`: expected a string of base64, found {shown(value)}")
 
 
 def _is_json(media_type: str) -> bool:
@@ -369,14 +360,20 @@ def _charset(content_type: str) -> str:
         if name.strip().lower() == "charset":
             charset = value.strip().strip('"').lower()
             if charset not in _CHARSETS:
-                raise MalformedEvent(f"content-type: expected a charset like utf-8, found {_shown(charset)}")
+                raise MalformedEvent(f"content-type: expected a charset like utf-8, found {shown(charset)}")
             return charset
     return "utf-8"
 
 
-def _read_body(media_type: str, content_type: str, body: bytes) -> Any:
+def data_from_body(content_type: str, body: bytes) -> Any:
+    """Return the data that a body is by its content type: JSON (also without one), text, else bytes; None when it is empty.
+
+    Raises:
+        MalformedEvent: the body is not what its content type says.
+    """
     if not body:
         return None
+    media_type = _media_type(content_type)
     if not media_type or _is_json(media_type):
         return read_json("the body", body)
     if not media_type.startswith("text/"):

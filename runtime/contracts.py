@@ -63,8 +63,8 @@ class Inlet(Protocol):
 
         Waits while the runtime is full; that is the backpressure. With `wait=False` it raises instead.
         An event without an id or a time is given them. An event whose source and id were accepted
-        within `dedupe` seconds joins the first. `cursor` is recorded with the last event, or alone when
-        `events` is empty.
+        within `dedupe` seconds joins the first. A `Malformed` is a dead letter at once. `cursor` is
+        recorded with the last event, or alone when `events` is empty.
 
         Raises:
             Full: `wait` is False and `max_backlog` events are waiting.
@@ -147,7 +147,7 @@ class Sink(ABC):
         self.log = logging.getLogger(f"sinks.{name}")
 
     async def open(self) -> None:
-        """Connect; called once before the first `write`."""
+        """Connect; called once before the first `write`, and again, after `close`, when `write` has raised a ConnectionError."""
 
     @abstractmethod
     async def write(self, events: list[Event]) -> None:
@@ -157,11 +157,12 @@ class Sink(ABC):
             PartialFailure: only the events it names failed, and are tried again, or what the error it has for one means.
             Reject: the events are refused for good, and not tried again.
             Unavailable: all the events are tried again, but not before `retry_after` seconds.
+            ConnectionError: all the events are tried again, once the sink was closed and opened anew.
             Exception: any other; all the events are tried again.
         """
 
     async def close(self) -> None:
-        """Let go of what `open` took; called once after the last `write`."""
+        """Let go of what `open` took; called once after the last `write`, and before it is opened anew."""
 
 
 class Call(parameters.Call, Protocol):

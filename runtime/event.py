@@ -94,3 +94,13 @@ class Event(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=T
     due: datetime | None = None
     extensions: dict[str, Any] = {}
     request: Request | None = None
+
+
+class Malformed(Event, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """An event that stands for a message which cannot be understood; `data` is its raw bytes, `why` says what is wrong with it.
+
+    A source puts it like any other. It is accepted as a dead letter at once, and no function or sink gets it unless somebody
+    redrives it.
+    """
+
+    why: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import jmespath
@@ -13,13 +14,15 @@ from jmespath.exceptions import JMESPathError
 
 from runtime.engine import Engine
 from runtime.errors import DataError, NotRouted, ResultTimeout
-from runtime.event import Event
+from runtime.event import Event, Malformed
 from runtime.flow.run import reply
 from runtime.graph import Plan
 from runtime.records import DEAD, ENDED, UNROUTED
 from runtime.settings import SourceSettings
 
 log = logging.getLogger("runtime.inlet")
+
+STATUS_OF = attrgetter("status")
 
 
 class HostInlet:
@@ -66,9 +69,12 @@ class HostInlet:
         if cursor is not None:
             self.cursor = cursor
         self.events += len(entries)
-        if accepted != entries:
-            for entry, first in zip(entries, accepted, strict=True):
-                if first is not entry and first.status == DEAD:
+        if accepted != entries or DEAD in map(STATUS_OF, entries):
+            for event, entry, first in zip(batch, entries, accepted, strict=True):
+                if isinstance(event, Malformed):
+                    if first is entry:
+                        self._engine.outcomes.end(entry, DEAD, event.why)  # which tells of the dead letter
+                elif first is not entry and first.status == DEAD:
                     await self._engine.redrive(first)
         if self._wait_for_end:
             await self._engine.outcomes.all_ended(accepted)

@@ -16,7 +16,7 @@ import click
 import msgspec
 import pytest
 import tomli
-from runtime_plugins import http, webhook
+from runtime_plugins import _nats, _tls, http, webhook
 from starlette.routing import Route
 from test_house import FLOORS
 
@@ -68,6 +68,8 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "Tls of http": http.Tls,
     "Auth of webhook": webhook.Auth,
     "Signature of webhook": webhook.Signature,
+    "Access of nats": _nats.Access,
+    "Tls": _tls.Tls,
 }
 GATHERED = {"options", "overrides", "target", "process"}  # fields for the keys that stand in the table itself
 
@@ -113,7 +115,8 @@ def test_every_option_of_a_function_is_told_with_its_default() -> None:
 
 @pytest.mark.parametrize(("title", "model"), [*SECTIONS.items(), *shipped()], ids=lambda value: value if isinstance(value, str) else "")
 def test_every_setting_is_told_with_its_default(title: str, model: type[msgspec.Struct]) -> None:
-    assert defaults(sections("docs/settings.md")[title]) == fields(model)
+    told = sections("docs/settings.md") | sections("docs/connectors.md")
+    assert defaults(told[title]) == fields(model)
 
 
 def test_every_table_of_the_configuration_has_a_section() -> None:

@@ -19,8 +19,8 @@ PACKAGE = ROOT / "runtime"
 # Each line imports only from lines above it; parts of one line may know each other unless they are stages.
 FLOORS = [
     ["errors", "event", "pattern", "proto", "stacks", "threads", "toml", "redaction"],
-    ["codec"],
-    ["cloudevents", "records", "function"],
+    ["codec", "headers"],
+    ["cloudevents", "bindings", "records", "function"],
     ["parameters", "example", "settings"],
     ["specs", "resources", "targets"],
     ["options", "placeholders", "describe"],
@@ -129,6 +129,7 @@ UNTESTED = {
     "runtime.clock": "a thin face of the operating system's",
     "runtime.event": "tests/test_cloudevents.py",
     "runtime.webserver": "tests/test_web.py, tests/plugins/test_http.py and tests/admin/test_api.py: by real clients",
+    "runtime.headers": "tests/test_cloudevents.py: what stands in headers",
     "runtime.cli.version": "tests/cli/test_main.py: --version",
     "runtime.journal.sqlite.rows": "tests/journal/sqlite/test_journal.py",
     "runtime.journal.sqlite.writing": "tests/journal/sqlite/test_journal.py",
@@ -191,6 +192,7 @@ UNTESTED = {
     "runtime.isolated.serving": "tests/executors/test_process.py runs it in real processes",
     "runtime.isolated.zygote": "tests/executors/test_process.py and tests/faults/test_isolated.py",
     "runtime.testing.inlet": "tests/testing/test_sources.py",
+    "runtime.testing.process": "tests/testing/test_sources.py and tests/plugins: it runs every source that can be run alone",
     "runtime.testing.recorder": "tests/testing/test_harness.py",
     "runtime.testing.rehearsal": "tests/testing/test_harness.py",
     "runtime.testing.clock": "tests/testing/test_journals.py, and every test that does not wait",

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support import Bench
 
-from runtime import DataError, Event, Full, MalformedEvent, NotRouted, Reject, ResultTimeout, RunFailed, Stopping, function
-from runtime.contracts import Query
+from runtime import DataError, Event, Full, Malformed, MalformedEvent, NotRouted, Reject, ResultTimeout, RunFailed, Stopping, function
+from runtime.contracts import Journal, Query
+from runtime.journal.memory import MemoryJournal
+from runtime.journal.sqlite.journal import SqliteJournal
+from runtime.specs import SinkSpec
+from runtime.testing import VirtualClock
+from runtime.testing.recorder import Recorder
 
 
 def take_go() -> None:
@@ -336,3 +343,66 @@ async def test_who_still_waits_when_the_runtime_stops_is_told_so() -> None:
         await bench.settled()
     with pytest.raises(Stopping, match=r"^event 1: the runtime is stopping; send it again with the same id for its result$"):
         await call
+
+
+# --- messages that cannot be understood ---------------------------------------------------------------
+
+
+def malformed(id: str = "1") -> Malformed:
+    return Malformed(type="go", source="test", id=id, data=b"\xff{", why="expected JSON")
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def journal(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[VirtualClock], Journal]:
+    return MemoryJournal if request.param == "memory" else lambda clock: SqliteJournal(tmp_path / "journal.db", clock)
+
+
+async def test_a_malformed_message_is_a_dead_letter_with_its_raw_bytes_and_nobody_gets_it(
+    journal: Callable[[VirtualClock], Journal],
+) -> None:
+    async with Bench(take_go, journal=journal) as bench:
+        await bench.inlet().put([event("0"), malformed(), event("2")])
+        await bench.settled()
+        entry = (await bench.journal.find("1"))[0]
+        assert (entry.status, entry.reason, entry.steps) == ("dead", "expected JSON", {})
+        assert (type(entry.event), entry.event.data) == (Event, b"\xff{")
+        counts = await bench.journal.counts()
+        assert (counts.done, counts.dead, counts.open) == (2, 1, 0)
+
+
+async def test_a_malformed_message_that_comes_again_joins_the_first_and_stays_dead(journal: Callable[[VirtualClock], Journal]) -> None:
+    async with Bench(take_go, journal=journal) as bench:
+        for _ in range(2):
+            await bench.inlet().put(malformed())
+            await bench.settled()
+        counts = await bench.journal.counts()
+        assert (counts.dead, counts.duplicates, counts.accepted) == (1, 1, 1)
+
+
+async def test_a_malformed_message_can_be_redriven_through_functions_and_sinks(journal: Callable[[VirtualClock], Journal]) -> None:
+    sink = Recorder("out")
+    async with Bench(take_go, journal=journal, sinks=[(SinkSpec(name="out", on=("go",), plugin="out"), sink)]) as bench:
+        await bench.inlet().put(malformed())
+        await bench.settled()
+        assert sink.events == []
+        assert await bench.engine.redrive((await bench.journal.find("1"))[0])
+        await bench.settled()
+        entry = (await bench.journal.find("1"))[0]
+        assert (entry.status, entry.steps["take"].result) == ("done", b"\xff{")
+        assert [one.data for one in sink.events] == [b"\xff{"]
+
+
+async def test_a_malformed_message_is_told_of_like_any_dead_letter() -> None:
+    def declare() -> None:
+        @function(on="runtime.dead")
+        async def told(data: Any) -> Any:
+            return data
+
+    async with Bench(declare) as bench:
+        await bench.inlet().put(malformed())
+        await bench.settled()
+        [entry] = await bench.journal.query(Query(type="runtime.dead"))
+        assert (entry.event.data["id"], entry.event.data["error"]) == ("1", {"type": None, "message": "expected JSON"})
+        await bench.inlet().put(malformed())
+        await bench.settled()
+        assert len(await bench.journal.query(Query(type="runtime.dead"))) == 1

@@ -83,7 +83,8 @@ class Delivery:
         self._closing = False
         self._cancelled = False
         self._opening: asyncio.Task[None] | None = None
-        self._is_open = False
+        self._is_open = False  # and may be written to
+        self._is_held = False  # and has to be closed
         self._filling = False
         self.state = "connecting"
         self.detail = ""
@@ -109,8 +110,28 @@ class Delivery:
             else:
                 break
         self.state, self.detail = "running", ""
-        self._is_open = True
+        self._is_open = self._is_held = True
         self._write_more()
+
+    def _reopen(self, error: BaseException | None) -> None:
+        """Open the sink anew when an error says that its connection is lost; what waits is not tried meanwhile."""
+        errors = error.failures.values() if isinstance(error, PartialFailure) else (error,)
+        if self._is_open and not self._closing and any(isinstance(one, ConnectionError) for one in errors):
+            self._is_open = False
+            self._opening = asyncio.create_task(self._reconnect(), name=f"sink {self.spec.name}")
+
+    async def _reconnect(self) -> None:
+        await self._quiet.wait()
+        await self._let_go()
+        await self._open()
+
+    async def _let_go(self) -> None:
+        """Close the sink, if it was opened; what does not end is left behind."""
+        if self._is_held:
+            self._is_held = False
+            closing = asyncio.create_task(self.sink.close(), name=f"sink {self.spec.name}")
+            await asyncio.wait({closing}, timeout=STUBBORN)
+            self._tell_closing(closing)
 
     def adopt(self, spec: SinkSpec) -> None:
         """Go by new limits from now on."""
@@ -136,17 +157,13 @@ class Delivery:
 
     async def _retire(self) -> None:
         """Return when the writes under way have ended, for which they have their timeout, and the sink is closed."""
-        was_open, self._is_open = self._is_open, False
+        self._is_open = False
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.wait({self._opening}, timeout=STUBBORN)
         await self._quiet.wait()
-        opening, self._opening = self._opening, None
-        if opening is None or not was_open:
-            return
-        closing = asyncio.create_task(self.sink.close(), name=f"sink {self.spec.name}")
-        await asyncio.wait({closing}, timeout=STUBBORN)
-        self._tell_closing(closing)
+        self._opening = None
+        await self._let_go()
 
     def _tell_closing(self, closing: asyncio.Task[None]) -> None:
         if closing.done() and not closing.cancelled() and closing.exception() is not None:
@@ -328,6 +345,7 @@ class Delivery:
                 self._end(entry, step, failed=False)
             else:
                 self._failed(entry, step, failure)
+        self._reopen(error)
         self._write_more()
         self._feed_more()
 

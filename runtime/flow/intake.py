@@ -13,9 +13,9 @@ from msgspec.structs import replace
 from runtime.cloudevents import check_event
 from runtime.contracts import Clock, Journal
 from runtime.errors import Full
-from runtime.event import Event
+from runtime.event import Event, Malformed
 from runtime.function import Emission
-from runtime.records import FAILED, UNROUTED, Entry, Outcome, Route
+from runtime.records import DEAD, FAILED, UNROUTED, Entry, Outcome, Route
 
 DEATH = "runtime.dead"  # the type of the event that tells of a dead letter
 
@@ -131,6 +131,9 @@ class Intake:
         routes = self._routes
         entries = []
         for event in events:
+            if isinstance(event, Malformed):
+                entries.append(_set_aside(event, now, moment))
+                continue
             looked_up = event.id != ""
             if event.time is None:
                 event = replace(event, time=moment)  # noqa: PLW2901 - what was given may be put again
@@ -192,6 +195,12 @@ class Intake:
             self._now = datetime.fromtimestamp(now, UTC)
             self._now_at = now
         return self._now
+
+
+def _set_aside(event: Malformed, now: float, moment: datetime) -> Entry:
+    """Return the entry of a message that cannot be understood: a dead letter from the start, for no function and no sink."""
+    kept = {name: getattr(event, name) for name in Event.__struct_fields__} | {"time": event.time or moment}
+    return Entry(event=Event(**kept), accepted=now, ended=now, status=DEAD, reason=event.why, ran=True, looked_up=bool(event.id))
 
 
 def _hops(event: Event) -> int:

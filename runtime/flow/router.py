@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from runtime import pattern
 from runtime.graph import Graph, Plan
-from runtime.records import DEAD, DONE, FAILED, PENDING, QUEUED, SKIPPED, UNROUTED, Entry, Outcome, Route, Step, is_pending
+from runtime.records import DEAD, DONE, ENDED, FAILED, PENDING, QUEUED, SKIPPED, UNROUTED, Entry, Outcome, Route, Step, is_pending
 
 MANY_TYPES = 100_000  # routes kept at most
 
@@ -70,7 +70,7 @@ class Router:
         """Hand accepted entries to everybody who has something to do with them."""
         dispatch = self._dispatch
         for entry in entries:
-            if entry.status == UNROUTED:
+            if entry.status in ENDED:
                 continue
             if not entry.ran:
                 dispatch(entry)
@@ -84,7 +84,7 @@ class Router:
 
         Steps that failed, and what was skipped because of them, are to be done again; what is done stays.
         """
-        if entry.status == UNROUTED:
+        if entry.status == UNROUTED or (entry.status == DEAD and entry.ran and not entry.steps):  # nothing of it has ever been done
             route = self.routes[entry.event.type]
             if route.status == UNROUTED:
                 return None

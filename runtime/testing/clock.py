@@ -1,4 +1,4 @@
-"""A clock that stands still until a test moves it."""
+"""Clocks for tests: one that stands still until it is moved, and one that makes no long pauses."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import heapq
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from runtime.clock import SystemClock
 from runtime.contracts import Timer
 
 START: Final = 1_800_000_000.0
+PAUSE: Final = 0.01  # seconds
 
 
 class VirtualTimer:
@@ -88,3 +90,11 @@ class VirtualClock:
 def _finish(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+class HastyClock(SystemClock):
+    """The clock of the machine, but a pause takes no longer than `PAUSE`."""
+
+    async def sleep(self, delay: float) -> None:
+        """Return after `delay` seconds, or sooner."""
+        await asyncio.sleep(min(delay, PAUSE))

@@ -10,19 +10,21 @@ import msgspec
 
 from runtime.cloudevents import check_event
 from runtime.errors import Full, JournalError
-from runtime.event import Event
+from runtime.event import Event, Malformed
 
 
 class SuiteInlet:
     """Keeps what it accepts, and treats a source as a runtime does on a bad day; see `runtime.contracts.Inlet`.
 
-    `events` are those accepted, each source and id once. While `room` is not set, `put` waits; `failures` is how many
-    further calls fail; with `hangs` the events are accepted, and the source does not get to know. `tries` counts the
-    calls, `most` is how many events have waited at once. A call without events only records the cursor.
+    `events` are those accepted, each source and id once, and `malformed` those that could not be understood. While `room`
+    is not set, `put` waits; `failures` is how many further calls fail; with `hangs` the events are accepted, and the
+    source does not get to know. `tries` counts the calls, `waiting` how many wait now, `most` is how many events have
+    waited at once. Accepting an event takes `pace` seconds. A call without events only records the cursor.
     """
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self.malformed: list[Malformed] = []
         self.cursor: Any = None
         self.room = asyncio.Event()
         self.room.set()
@@ -30,6 +32,8 @@ class SuiteInlet:
         self.hangs = False
         self.tries = 0
         self.most = 0
+        self.waiting = 0
+        self.pace = 0.0
         self._offered = 0
         self._released = asyncio.Event()
         self._ids: dict[tuple[str, str], str] = {}
@@ -53,9 +57,13 @@ class SuiteInlet:
             raise Full(self._offered, self._offered)
         self._offered += len(batch)
         self.most = max(self.most, self._offered)
+        self.waiting += 1
         try:
             await self.room.wait()
+            if self.pace:
+                await asyncio.sleep(self.pace * len(batch))
         finally:
+            self.waiting -= 1
             self._offered -= len(batch)
         if self.failures:
             self.failures -= 1
@@ -65,9 +73,13 @@ class SuiteInlet:
     def _accept(self, event: Event) -> str:
         if (event.source, event.id) in self._ids:
             return event.id
-        id = event.id or f"suite-{len(self.events)}"
+        id = event.id or f"suite-{len(self.events) + len(self.malformed)}"
         self._ids[event.source, id] = id
-        self.events.append(msgspec.structs.replace(event, id=id))
+        accepted = msgspec.structs.replace(event, id=id)
+        if isinstance(accepted, Malformed):
+            self.malformed.append(accepted)
+        else:
+            self.events.append(accepted)
         return id
 
     def release(self) -> None:

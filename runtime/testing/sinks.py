@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,9 +15,18 @@ import pytest
 
 from runtime.clock import SystemClock
 from runtime.contracts import Clock, Sink
+from runtime.engine import Engine
 from runtime.errors import ConfigError, PartialFailure
 from runtime.event import Event
+from runtime.flow.delivery import Delivery
+from runtime.graph import build_graph
+from runtime.inlet import HostInlet
+from runtime.journal.memory import MemoryJournal
 from runtime.options import read_options
+from runtime.settings import SourceSettings
+from runtime.specs import SinkSpec
+from runtime.testing.clock import PAUSE, HastyClock
+from runtime.testing.sources import SECRET
 
 TIME = datetime(2027, 1, 15, 8, 0, 0, 125000, UTC)
 
@@ -49,13 +59,15 @@ class SinkSuite:
     """What every sink must do; `make` says what it is, `received` what the other side has.
 
     A test has an instance of its own, on which a fixture of yours may set `folder` and `clock` of the sink. With `fail`
-    and `recover` it is also tested what becomes of events while the other side takes none. What a sink cannot do is said
-    in the class:
+    and `recover` it is also tested what becomes of events while the other side takes none, and with `denied` what is told
+    when it refuses the sink. What a sink cannot do is said in the class:
 
     * `batch`: the most events in one `write`.
     * `lossless`: all attributes and extensions arrive; otherwise only id, type and data are compared.
     * `keeps`: what one instance has written is still there when the next one has.
     * `ordered`: events arrive in the order in which they were written.
+    * `connected`: it has a connection, and raises a ConnectionError when that is lost.
+    * `load`: how many events are under way when the server is killed.
     * `bad_options`: options that are to be refused, by a word that the refusal names.
     * `patience`: how many seconds (of real time) anything may take.
     """
@@ -64,6 +76,8 @@ class SinkSuite:
     lossless: ClassVar[bool] = True
     keeps: ClassVar[bool] = True
     ordered: ClassVar[bool] = True
+    connected: ClassVar[bool] = False
+    load: ClassVar[int] = 1000
     bad_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     patience: ClassVar[float] = 10.0
     folder: Path = Path()
@@ -83,6 +97,10 @@ class SinkSuite:
 
     async def recover(self) -> None:
         """Make the other side take events again."""
+
+    def denied(self, secret: str) -> Mapping[str, Any]:  # noqa: ARG002 - for those that can
+        """Return options with this password, which the server refuses."""
+        pytest.skip("nothing says how it is refused")
 
     # --- how ------------------------------------------------------------------------------------------
 
@@ -106,6 +124,40 @@ class SinkSuite:
             yield sink
         finally:
             await asyncio.wait_for(sink.close(), self.patience)
+
+    @asynccontextmanager
+    async def hosted(self, options: Mapping[str, Any] | None = None) -> AsyncIterator[tuple[HostInlet, Delivery]]:
+        """Run a new instance as the runtime does, but that pauses are short, and give a way for events to it."""
+        limits: dict[str, Any] = {"retries": 1000, "backoff": PAUSE, "backoff_max": PAUSE, "batch_wait": PAUSE}
+        spec = SinkSpec(name="suite", on=(">",), plugin="suite", batch=self.batch, **limits)
+        clock = HastyClock()
+        engine = Engine(MemoryJournal(clock), clock)
+        engine.add_sink(spec, self.build(options))
+        graph = build_graph([], [spec])
+        assert not isinstance(graph, list), graph
+        engine.adopt(graph, 1)
+        await engine.start()
+        try:
+            yield HostInlet("suite", SourceSettings(plugin="suite"), engine), engine.deliveries[0]
+        finally:
+            await asyncio.wait_for(engine.stop(0.0), self.patience)
+
+    async def until(self, holds: Callable[[], bool], what: Callable[[], str]) -> None:
+        """Return when a condition holds; `what` says what there is instead."""
+        end = time.monotonic() + self.patience
+        while not holds():
+            assert time.monotonic() < end, f"after {self.patience:g} s {what()}"
+            await asyncio.sleep(PAUSE)
+
+    async def becomes(self, delivery: Delivery, state: str) -> None:
+        """Return when the sink stands so."""
+        await self.until(lambda: delivery.state == state, lambda: f"the sink is {delivery.state}, not {state}: {delivery.detail}")
+
+    async def arrives(self, delivery: Delivery, *events: Event) -> None:
+        """Return when so many were written, and see to it that they are there, perhaps more than once."""
+        await self.until(lambda: delivery.written >= len(events), lambda: f"{delivery.written} of {len(events)} events are written")
+        received = {event.id for event in await self.received()}
+        assert received >= {event.id for event in events}
 
     def some(self, count: int, name: str = "some") -> list[Event]:
         """Return `count` events with ids of their own."""
@@ -173,6 +225,10 @@ class SinkSuite:
             if isinstance(caught.value, PartialFailure):
                 assert caught.value.failures.keys() <= {event.id for event in during}
             await self.recover()
+            if self.connected:
+                assert _is_lost(caught.value), f"the connection is lost, and it raised no ConnectionError but {caught.value!r}"
+                await sink.close()
+                await sink.open()
             await self.write(sink, [*during, *after])
         received = {event.id for event in await self.received()}
         assert received >= {event.id for event in (*before, *during, *after)}
@@ -202,3 +258,46 @@ class SinkSuite:
             with pytest.raises((ConfigError, ValueError)) as caught:
                 self.build(options)
             assert word in str(caught.value)
+
+    # --- the server -----------------------------------------------------------------------------------
+
+    async def test_a_server_that_fails_under_load_gets_all_in_the_end(self) -> None:
+        if type(self).fail is SinkSuite.fail:
+            await self.fail()  # which skips
+        events = self.some(self.load)
+        async with self.hosted() as (inlet, delivery):
+            await inlet.put(events[: self.load // 2])
+            await self.until(lambda: delivery.written > 0, lambda: "nothing is written")
+            await self.fail()
+            await inlet.put(events[self.load // 2 :])
+            await self.becomes(delivery, "failing")
+            assert delivery.detail
+            await self.recover()
+            await self.arrives(delivery, *events)
+            assert delivery.state == "running"
+
+    async def test_a_server_that_is_down_at_start_is_waited_for(self) -> None:
+        if type(self).fail is SinkSuite.fail:
+            await self.fail()  # which skips
+        if not self.connected:
+            pytest.skip("the sink connects when there is something to write")
+        events = self.some(3)
+        await self.fail()
+        async with self.hosted() as (inlet, delivery):
+            await inlet.put(events)
+            await self.becomes(delivery, "failing")
+            assert delivery.detail
+            await self.recover()
+            await self.arrives(delivery, *events)
+
+    async def test_a_server_that_refuses_the_password_is_told_of_without_it(self) -> None:
+        async with self.hosted(self.denied(SECRET)) as (inlet, delivery):
+            await inlet.put(self.some(1))
+            await self.becomes(delivery, "failing")
+            assert delivery.detail
+            assert SECRET not in delivery.detail
+
+
+def _is_lost(error: Exception) -> bool:
+    errors = list(error.failures.values()) if isinstance(error, PartialFailure) else [error]
+    return any(isinstance(one, ConnectionError) for one in errors)

@@ -193,3 +193,105 @@ async def test_an_event_that_only_waits_for_a_sink_is_kept_in_memory_nowhere_els
         ill.gate.set()
         await bench.settled()
         assert (await bench.journal.counts()).done == 20
+
+
+# --- a connection that is lost ------------------------------------------------------------------------
+
+
+class Connected(Memory):
+    """Has a connection; while the server is `down`, it cannot be opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[str] = []
+        self.down = False
+
+    async def open(self) -> None:
+        self.steps.append("open")
+        if self.down:
+            raise ConnectionError("nobody is there")
+
+    async def close(self) -> None:
+        self.steps.append("close")
+
+
+async def test_a_sink_that_has_lost_its_connection_is_opened_anew_and_nothing_is_tried_before() -> None:
+    sink = Connected()
+    sink.fail, sink.down = [ConnectionError("gone")], False
+    async with Bench(nothing, sinks=[(spec(retries=1, backoff=0.1), sink)]) as bench:
+        await bench.settled()
+        sink.down = True
+        events = [await bench.put("go", number) for number in range(2)]
+        await bench.settled()
+        delivery = bench.engine.deliveries[0]
+        assert (delivery.state, delivery.detail) == ("failing", "ConnectionError: nobody is there")
+        await bench.clock.advance(300)
+        written = len(sink.batches)
+        await bench.clock.advance(300)
+        assert len(sink.batches) == written, "a server that is down costs no attempts"
+        sink.down = False
+        await bench.clock.advance(60)
+        await bench.settled()
+        assert [(await bench.entry(event)).status for event in events] == ["done", "done"]
+        assert (delivery.state, delivery.detail) == ("running", "")
+    assert sink.steps[:3] == ["open", "close", "open"]
+    assert sink.steps[-2:] == ["open", "close"]
+
+
+async def test_a_partial_failure_may_tell_that_the_connection_is_lost() -> None:
+    sink = Connected()
+    sink.fail = [PartialFailure({"e1": ConnectionError("gone")})]
+    async with Bench(nothing, sinks=[(spec(batch=2, batch_wait=1, backoff=10), sink)]) as bench:
+        await bench.inlet().put([Event(type="go", source="t", id=f"e{number}", data=number) for number in range(2)])
+        await bench.clock.advance(1)
+        await bench.settled()
+        assert sink.steps == ["open", "close", "open"]
+        await bench.clock.advance(12)
+        await bench.settled()
+        assert sink.data == [0, 1, 1]
+
+
+async def test_a_sink_is_opened_anew_only_when_the_other_writes_have_ended() -> None:
+    sink = Connected()
+    sink.gate.clear()
+    sink.fail = [ConnectionError("gone")]
+    async with Bench(nothing, sinks=[(spec(backoff=10), sink)]) as bench:
+        await bench.settled()
+        for number in range(2):
+            await bench.put("go", number)
+        await bench.settled()
+        assert sink.steps == ["open"]
+        sink.gate.set()
+        await bench.settled()
+        assert sink.steps == ["open", "close", "open"]
+        await bench.clock.advance(12)
+        await bench.settled()
+        assert sorted(sink.data) == [0, 0, 1]
+
+
+async def test_other_errors_open_nothing_anew() -> None:
+    sink = Connected()
+    sink.fail = [OSError("full")]
+    async with Bench(nothing, sinks=[(spec(backoff=10), sink)]) as bench:
+        await bench.put("go", 1)
+        await bench.settled()
+        await bench.clock.advance(12)
+        await bench.settled()
+        assert sink.steps == ["open"]
+        assert sink.data == [1, 1]
+
+
+async def test_a_sink_that_is_replaced_while_it_is_opened_anew_is_closed_once() -> None:
+    sink = Connected()
+    sink.fail = [ConnectionError("gone")]
+    async with Bench(nothing, sinks=[(spec(backoff=10), sink)]) as bench:
+        await bench.settled()
+        sink.down = True
+        await bench.put("go", 1)
+        await bench.settled()
+        other = Connected()
+        await bench.engine.replace_sink(spec(backoff=10), other)
+        await bench.clock.advance(12)
+        await bench.settled()
+        assert other.data == [1]
+    assert sink.steps == ["open", "close", "open"]

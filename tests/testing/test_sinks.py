@@ -46,6 +46,7 @@ class TestJsonl(SinkSuite):
 
 
 class TestConsole(SinkSuite):
+    load = 100  # what a pipe takes without a reader
     bad_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {"color": {"color": True}}
 
     @pytest.fixture(autouse=True)

@@ -93,6 +93,7 @@ class TestHttp(SourceSuite):
 
 
 class TestCron(SourceSuite):
+    alone = False  # the clock is another one there
     read_ahead = 100
     bad_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "every": {"type": "tick"},
@@ -278,6 +279,7 @@ def suite_of(kind: type[Mailbox], **features: Any) -> SourceSuite:
 class TestMailbox(SourceSuite):
     """The source that the broken ones are made of keeps the contract."""
 
+    alone = False
     read_ahead = 1
 
     @pytest.fixture(autouse=True)
