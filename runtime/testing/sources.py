@@ -328,8 +328,8 @@ class SourceSuite:
     @pytest.mark.parametrize("moment", ["received", "accepted"])
     async def test_a_process_that_is_killed_before_it_acknowledges_loses_nothing(self, moment: Moment) -> None:
         self._needs_replays()
+        producing = await self.producing(5)
         with self._project() as project:
-            producing = await self.producing(5)
             async with project.running(moment, self.patience) as doomed:
                 assert await doomed.ended() == -9, doomed.log
             async with project.running("", self.patience) as runtime:
