@@ -93,7 +93,6 @@ class TestHttp(SourceSuite):
 
 
 class TestCron(SourceSuite):
-    alone = False  # the clock is another one there
     read_ahead = 100
     bad_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "every": {"type": "tick"},
