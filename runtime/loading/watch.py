@@ -8,11 +8,13 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from runtime.loading.files import file_signature, python_files
+from runtime.loading.limits import yielding
 from runtime.loading.notify import Hints
 
 log = logging.getLogger("runtime.watch")
@@ -99,7 +101,7 @@ class Watcher:
         before = self._seen
         while True:
             hinted = await self._quiet(loop, end)
-            seen = await asyncio.to_thread(scan, self._folders, before)
+            seen = await asyncio.to_thread(yielding, partial(scan, self._folders, before))
             if loop.time() >= end or not (has_changed(seen, before) or self._hinted.is_set()):
                 return seen
             if not hinted:
