@@ -171,9 +171,12 @@ def _functions(
     functions: list[FunctionSpec] = []
     faults: list[Fault] = []
     for loaded in declared:
-        made: FunctionSpec | list[Fault] | None = checked.get(id(loaded))
-        if made is None:
-            made = make_function(loaded.declaration, loaded.file, loaded.line, number, overrides, resources if whole else None)
+        before = checked.get(id(loaded))
+        if before is not None:
+            faults += known.faults(before.name, before.where, before.after)
+            functions.append(before)
+            continue
+        made = make_function(loaded.declaration, loaded.file, loaded.line, number, overrides, resources if whole else None)
         missing = _missing(loaded, overrides, known) if whole else []
         if isinstance(made, list):
             faults += missing or made  # without what it comes after its parameters cannot be judged
