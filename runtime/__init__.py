@@ -1,18 +1,13 @@
 """function-runtime: one process turns a folder of Python functions into a running, durable, event-driven system.
 
-All that functions and plugins need is here: `from runtime import …`. What needs the web server is imported
-when it is first asked for, so that a function file costs nothing it does not use.
+All that functions and plugins need is here: `from runtime import …`. What functions need is imported at once, what
+connectors need (of which the web server is heavy) when it is first asked for, so that a file costs nothing it does not use.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-from runtime import bindings, cloudevents, codec, redaction
-
-# what connectors implement and are given
-from runtime.contracts import Clock, Handlers, Inlet, Sink, Source
 
 # what can go wrong
 from runtime.errors import (
@@ -39,17 +34,24 @@ from runtime.errors import (
 # what functions declare and are given
 from runtime.event import Answer, Event, Malformed, Request
 from runtime.function import Context, function, resource
-from runtime.hookspecs import hookimpl
-
-# what notices tell
-from runtime.records import Step
 
 if TYPE_CHECKING:
-    from runtime import posting
+    from runtime import bindings, cloudevents, codec, posting, redaction
+    from runtime.contracts import Clock, Handlers, Inlet, Sink, Source
+    from runtime.hookspecs import hookimpl
+    from runtime.records import Step
     from runtime.web import Problem, problem_of, read_body, read_wait, respond, respond_problem
     from runtime.webserver import WebServer
 
-_WEB = ("Problem", "problem_of", "read_body", "read_wait", "respond", "respond_problem")
+_LATER = {  # what is imported when it is asked for, by its module
+    "runtime.contracts": ("Clock", "Handlers", "Inlet", "Sink", "Source"),  # what connectors implement and are given
+    "runtime.hookspecs": ("hookimpl",),
+    "runtime.records": ("Step",),  # what notices tell
+    "runtime.web": ("Problem", "problem_of", "read_body", "read_wait", "respond", "respond_problem"),
+    "runtime.webserver": ("WebServer",),
+}
+_HOME = {name: module for module, names in _LATER.items() for name in names}
+_MODULES = ("bindings", "cloudevents", "codec", "posting", "redaction")
 
 __all__ = [
     "Answer",
@@ -100,10 +102,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _WEB:
-        return getattr(import_module("runtime.web"), name)
-    if name == "WebServer":
-        return import_module("runtime.webserver").WebServer
-    if name == "posting":
-        return import_module("runtime.posting")  # needs an extra
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    if name in _MODULES:
+        return import_module(f"runtime.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

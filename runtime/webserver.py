@@ -97,7 +97,17 @@ class _Protocol(HttpToolsProtocol):
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that leaves the signals of the process alone."""
+    """A uvicorn server that leaves the signals of the process alone, and does next to nothing while nobody asks."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.leaving = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        """Renew the date in answers once a second until it is to exit; uvicorn's own looks ten times a second whether it is."""
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.leaving.wait(), 1.0)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -172,6 +182,7 @@ class WebServer:
         if self._server is None or self._task is None:
             return
         self._server.should_exit = True
+        self._server.leaving.set()
         done, _ = await asyncio.wait([self._task], timeout=patience)
         if not done:
             self._server.force_exit = True

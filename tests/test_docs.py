@@ -24,7 +24,7 @@ import runtime
 from runtime import errors, hookspecs, settings, testing
 from runtime.admin.api import make_api
 from runtime.check import check
-from runtime.cli import main
+from runtime.cli import FAMILIES, main
 from runtime.executors.remote import LARGEST
 from runtime.flow.backlog import CHUNK, QUARANTINE
 from runtime.flow.dispatch import WINDOW
@@ -124,19 +124,28 @@ def test_every_table_of_the_configuration_has_a_section() -> None:
     assert {title.strip("[]").partition(".")[0] for title in SECTIONS if title.startswith("[")} == tables
 
 
-@pytest.mark.parametrize("name", sorted(main.commands))
+def command(name: str) -> click.Command:
+    found = main.get_command(click.Context(main), name)
+    assert found is not None
+    return found
+
+
+COMMANDS = sorted(name for family in FAMILIES.values() for name in family)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_is_told_with_its_options(name: str) -> None:
     section = sections("docs/cli.md")[f"runtime {name}"]
-    parameters = [one for one in main.commands[name].params if isinstance(one, click.Option)]
+    parameters = [one for one in command(name).params if isinstance(one, click.Option)]
     missing = [word for one in parameters for word in (*one.opts, *one.secondary_opts) if f"`{word}`" not in section]
     assert not missing
 
 
 def test_no_option_is_told_that_no_command_has() -> None:
     page = sections("docs/cli.md")
-    for name, command in main.commands.items():
+    for name in COMMANDS:
         rows = "".join(re.findall(r"^\| (`-.+?) \|", page[f"runtime {name}"], re.MULTILINE))
-        assert set(re.findall(r"`(-+[\w-]+)`", rows)) <= {word for one in command.params for word in one.opts}, name
+        assert set(re.findall(r"`(-+[\w-]+)`", rows)) <= {word for one in command(name).params for word in one.opts}, name
 
 
 def test_every_route_of_the_admin_api_is_told() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import graphlib
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from support import faults_of, graph_of
 
 from runtime import function
+from runtime import graph as graphs
+from runtime.errors import nearest
 from runtime.graph import Graph, topological_order
 from runtime.specs import SinkSpec
 
@@ -194,3 +197,30 @@ def test_ten_thousand_functions_make_a_graph_and_a_plan(shape: str) -> None:
 
     graph = graph_of(declare)
     assert len(graph.plan("go").functions) == 10_000
+
+
+def test_many_missing_names_are_told_without_a_search_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def noted(word: str, allowed: Iterable[str]) -> str:
+        asked.append(word)
+        return nearest(word, allowed)
+
+    monkeypatch.setattr(graphs, "nearest", noted)
+
+    def declare() -> None:
+        for number in range(100):
+
+            @function(after="prize" if number % 2 else f"nowhere{number}", name=f"after{number}")
+            async def late() -> None: ...
+
+        @function(on="go")
+        async def price() -> None: ...
+
+    messages = [text.partition(": ")[2] for text in faults_of(declare)]
+    assert len(messages) == 100
+    assert asked.count("prize") == 1
+    assert len(asked) == graphs.GUESSES
+    there = ", ".join(sorted(["price", *(f"after{number}" for number in range(100))])[:20])
+    assert messages[99] == f'"after99" comes after "prize", which does not exist (did you mean "price"?); functions here: {there}'
+    assert messages[98] == f'"after98" comes after "nowhere98", which does not exist; functions here: {there}'

@@ -1,30 +1,38 @@
 """The command `runtime`: one file per family of commands.
 
-Commands import what they need when they are called: `runtime --help` and the commands that only talk to
-a running runtime should not pay for the web server, the watcher and the journal.
+A command is imported when it is called, and imports what it needs then: `runtime --help` and the commands that only
+talk to a running runtime should not pay for the web server, the watcher and the journal, nor `runtime run` for them.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from runtime.cli import inspection, new, plugins, run, talk
 from runtime.cli.extensions import Extended
-from runtime.cli.version import installed_version
+
+FAMILIES = {  # the commands, by their modules
+    "inspection": ("check", "graph", "invoke"),
+    "new": ("new",),
+    "plugins": ("plugins", "schema"),
+    "run": ("run",),
+    "talk": ("discard", "emit", "events", "retry", "show"),
+}
 
 
-@click.group(cls=Extended, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(installed_version(), prog_name="function-runtime", message="%(prog)s %(version)s")
+def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: Any) -> None:
+    if wanted:
+        from runtime.cli.version import installed_version  # noqa: PLC0415 - it searches what is installed
+
+        click.echo(f"function-runtime {installed_version()}")
+        ctx.exit()
+
+
+@click.group(cls=Extended, families=FAMILIES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show the version and exit.")
 def main() -> None:
     """Turn a folder of Python functions into a running, durable, event-driven system.
 
     Exit codes: 0 good, 1 the work failed, 2 wrong usage, config or function files, 3 no runtime answers.
     """
-
-
-for _command in (new.new, run.run, inspection.check, inspection.graph, inspection.invoke):
-    main.add_command(_command)
-for _command in (talk.emit, talk.events, talk.show, talk.retry, talk.discard):
-    main.add_command(_command)
-for _command in (plugins.plugins, plugins.schema):
-    main.add_command(_command)

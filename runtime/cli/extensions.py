@@ -1,14 +1,16 @@
-"""Commands that plugins add, by the hook `register_commands`.
+"""All commands: the runtime's own, by their modules, and those that plugins add, by the hook `register_commands`.
 
-They are looked for when a command is none of the runtime's own, in the plugins folder of the `runtime.toml` of the
+These are looked for when a command is none of the runtime's own, in the plugins folder of the `runtime.toml` of the
 working directory and among installed plugins that are called like the command; `--help` lists those of the folder.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -20,17 +22,20 @@ if TYPE_CHECKING:
 
 
 class Extended(Guarded):
-    """The group of all commands; the runtime's own go before those of plugins."""
+    """The group of all commands; the runtime's own, named by `families`, go before those of plugins."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def __init__(self, *args: Any, families: Mapping[str, Sequence[str]], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._own = {name: module for module, names in families.items() for name in names}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
         """Return the names of all commands that need no further search."""
-        return sorted({*super().list_commands(ctx), *_plugins().commands()})
+        return sorted({*self._own, *_plugins().commands()})
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
         """Return a command by its name; faults of plugins that may have offered it are told."""
-        own = super().get_command(ctx, cmd_name)
-        if own is not None:
-            return own
+        if cmd_name in self._own:
+            return cast("click.Command", getattr(import_module(f"runtime.cli.{self._own[cmd_name]}"), cmd_name))
         plugins = _plugins()
         plugins.add_installed(cmd_name)
         found = plugins.commands().get(cmd_name)

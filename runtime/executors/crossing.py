@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -17,19 +18,15 @@ from runtime.specs import FunctionSpec
 
 def members_of(call: Call) -> list[Member]:
     """Return the attempts of a call, of which a batch has several, as they are sent."""
-    calls = getattr(call, "calls", None) or (call,)
-    return [
-        Member(
-            one.event,
-            one.context.attempt,
-            one.context.deadline,
-            one.context.idempotency_key,
-            one.context.max_emits,
-            {name: to_builtins(one.results[name]) for name in call.function.after},
-            one.state,
-        )
-        for one in calls
-    ]
+    calls: Sequence[Call] | None = getattr(call, "calls", None)
+    after = call.function.after
+    return [_member(one, after) for one in calls] if calls else [_member(call, after)]
+
+
+def _member(call: Call, after: Sequence[str]) -> Member:
+    context = call.context
+    results = {name: to_builtins(call.results[name]) for name in after} if after else {}
+    return Member(call.event, context.attempt, context.deadline, context.idempotency_key, context.max_emits, results, call.state)
 
 
 def taken(call: Call, reply: Reply) -> Any:

@@ -19,6 +19,8 @@ from runtime.records import StepError
 from runtime.specs import Isolation
 
 HEAD: Final = struct.Struct("!I")  # the length of a frame
+LIST: Final = struct.Struct("!IBH")  # the length of a frame that is a list, how msgpack marks one, and of how many
+ARRAY_16: Final = 0xDC
 UNLIMITED: Final = 2**63
 
 
@@ -119,6 +121,14 @@ def frame_of(message: Any) -> bytes:
     return HEAD.pack(len(body)) + body
 
 
+encode = _ENCODER.encode
+
+
+def list_of(count: int, messages: bytes) -> bytes:
+    """Return a frame of so many messages that are encoded already, at most 65,535."""
+    return LIST.pack(len(messages) + LIST.size - HEAD.size, ARRAY_16, count) + messages
+
+
 class Frames:
     """Cuts what arrives into the bodies of frames."""
 
@@ -142,15 +152,18 @@ class Frames:
 
 
 class Mark:
-    """Memory that a worker and the runtime share: two numbers, and the answers that the worker has not sent yet.
+    """Memory that a worker and the runtime share: three numbers, and the answers that the worker has not sent yet.
 
     `begun` is the call that the worker has begun last. `limit` is the last one that it may begin: a worker writes `begun`
     and then looks at `limit`, the runtime does the reverse and waits a moment, so that of two who meet one gives way.
-    Answers stand here until they are sent, so that what was done before a death need not be done again.
+    Answers stand here until they are sent, so that what was done before a death need not be done again; the third number
+    is how many they are, and below that how many bytes.
     """
 
     SIZE: Final = 65_536
     _START: Final = 24
+    _ONE: Final = 2**32
+    _BYTES: Final = _ONE - 1
 
     def __init__(self, descriptor: int) -> None:
         self._memory = mmap.mmap(descriptor, self.SIZE)
@@ -171,20 +184,23 @@ class Mark:
         """The call that was begun last; 0 before the first."""
         return self._numbers[0]
 
-    def keep(self, frame: bytes) -> bool:
-        """Keep an answer; return whether there was room."""
-        start = self._START + self._numbers[2]
-        end = start + len(frame)
+    def keep(self, answer: bytes) -> bool:
+        """Keep an answer, encoded; return whether there was room."""
+        numbers = self._numbers
+        kept = numbers[2]
+        start = self._START + (kept & self._BYTES)
+        end = start + len(answer)
         if end > self.SIZE:
             return False
-        self._memory[start:end] = frame
-        self._numbers[2] = end - self._START
+        self._memory[start:end] = answer
+        numbers[2] = kept + self._ONE + len(answer)  # in one go: it may be killed before or after
         return True
 
     @property
     def kept(self) -> bytes:
-        """The answers that are kept, as frames."""
-        return self._memory[self._START : self._START + self._numbers[2]]
+        """The answers that are kept, as a frame; nothing when there are none."""
+        count, length = divmod(self._numbers[2], self._ONE)
+        return list_of(count, self._memory[self._START : self._START + length]) if count else b""
 
     def forget(self) -> None:
         """Let go of the answers that were kept."""

@@ -42,6 +42,7 @@ class Pool:
         cwd = str(folder.absolute() / process.cwd) if process.cwd else ""
         self._request = Request(0, command, process.env, cwd, isolation.memory)
         self._clock = clock
+        self._loop = asyncio.get_running_loop()  # to ask for it costs a call of the system
         self._zygotes = zygotes
         self._waiting: deque[Waiting] = deque()
         self.workers: list[Worker] = []
@@ -57,7 +58,7 @@ class Pool:
 
     async def call(self, call: Call) -> Any:
         """Return what a call returns; see `runtime.contracts.Executor`."""
-        waiting = Waiting(call)
+        waiting = Waiting(call, self._loop.create_future())
         self._waiting.append(waiting)
         self.feed()
         try:
@@ -74,30 +75,25 @@ class Pool:
 
     def feed(self) -> None:
         """Give calls that wait to workers, and start more when that is not enough."""
-        waiting = self._waiting
+        waiting, depth = self._waiting, self._depth
         while waiting:
             if waiting[0].future.done():
                 waiting.popleft()
                 continue
-            worker = self._free()
-            if worker is None:
+            for worker in self.workers:  # the one that was started first, so that the last ones become idle
+                if worker.takes(depth):
+                    break
+            else:
                 self._grow()
                 return
             worker.send(waiting.popleft())
-            if len(worker.sent) > 1 and not self._looking:
+            if not self._looking and len(worker.sent) > 1:
                 self._looking = True
-                asyncio.get_running_loop().call_later(SILENCE, self._look)
+                self._loop.call_later(SILENCE, self._look)
 
     def measure(self) -> None:
         """Decide how many calls are sent ahead, by what the last ones took."""
         self._depth = max(1, min(AHEAD, int(SLICE / max(self._pace, 1e-6))))
-
-    def _free(self) -> Worker | None:
-        """Return the worker that was started first of those that can have another call, so that the last ones become idle."""
-        for worker in self.workers:
-            if worker.takes(self._depth):
-                return worker
-        return None
 
     def _grow(self) -> None:
         """Start workers for calls that wait, unless those there are will have done them before another is ready."""
@@ -128,7 +124,7 @@ class Pool:
             worker.head = head
         if crowded:
             self._looking = True
-            asyncio.get_running_loop().call_later(SILENCE, self._look)
+            self._loop.call_later(SILENCE, self._look)
 
     def give_back(self, calls: list[Waiting]) -> None:
         """Take calls that have not begun, for others to do."""
@@ -141,14 +137,15 @@ class Pool:
         self._deaths = 0
         seconds = reply.seconds
         self._pace = seconds if seconds > self._pace or self._pace == math.inf else (self._pace + seconds) / 2
-        if reply.failure is None:
+        failure = reply.failure
+        if failure is None:
             if not waiting.future.done():
                 waiting.future.set_result(reply)
         else:
-            fail(waiting, error_from(reply.failure, self.function))
-        if reply.failure is not None and reply.failure.kind == "MemoryError":
-            worker.leaving = True  # what fills it will not go away
-            worker.hold()
+            fail(waiting, error_from(failure, self.function))
+            if failure.kind == "MemoryError":
+                worker.leaving = True  # what fills it will not go away
+                worker.hold()
         if not worker.sent:
             worker.idle_since = self._clock.monotonic()
             if worker.leaving or worker.spent:
@@ -161,7 +158,7 @@ class Pool:
         worker = Worker(self, self._zygotes)
         worker.idle_since = self._clock.monotonic()
         self.workers.append(worker)
-        task = asyncio.get_running_loop().create_task(self._start(worker), name=f"start a worker of {self.function.name}")
+        task = self._loop.create_task(self._start(worker), name=f"start a worker of {self.function.name}")
         self._starting.add(task)
         task.add_done_callback(self._starting.discard)
 

@@ -56,9 +56,9 @@ class Waiting:
 
     __slots__ = ("call", "future", "number")
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, future: asyncio.Future[Reply]) -> None:
         self.call = call
-        self.future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self.future = future
         self.number = 0
 
 
@@ -79,6 +79,7 @@ class Worker(asyncio.Protocol):
         self._lost = False
         self._met = False
         self._count = 0
+        self._max_calls = pool.max_calls
         self._written = 0
         self._dropped = 0
         self.sent: dict[int, Waiting] = {}
@@ -114,21 +115,24 @@ class Worker(asyncio.Protocol):
 
     def takes(self, depth: int) -> bool:
         """Return whether it can have another call, when so many may be sent ahead."""
-        return self.ready and not self.held and not self.leaving and len(self.sent) < depth and not self.spent
+        return self.ready and not self.held and not self.leaving and len(self.sent) < depth and self._count < self._max_calls
 
     @property
     def spent(self) -> bool:
         """Whether it has been given as many calls as one worker may have."""
-        return self._count >= self._pool.max_calls
+        return self._count >= self._max_calls
 
     def send(self, waiting: Waiting) -> None:
-        """Send a call, with all others of this turn of the loop."""
+        """Send a call: at once to a worker that has nothing to do, else with all others of this turn of the loop."""
         self._count += 1
         waiting.number = self._count
+        idle = not self.sent
         self.sent[self._count] = waiting
-        if not self._outbox:
-            asyncio.get_running_loop().call_soon(self._write)
         self._outbox.append(Job(self._count, members_of(waiting.call)))
+        if idle:
+            self._write()
+        elif len(self._outbox) == 1:
+            asyncio.get_running_loop().call_soon(self._write)
 
     def _write(self) -> None:
         jobs, self._outbox = self._outbox, []
@@ -198,9 +202,13 @@ class Worker(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take answers."""
+        sent, replied = self.sent, self._pool.replied
         for body in self._frames.feed(data):
             for answer in _ANSWERS.decode(body):
-                self._take(answer)
+                if type(answer) is not Reply:
+                    self._take(answer)
+                elif (waiting := sent.pop(answer.number, None)) is not None:
+                    replied(self, waiting, answer)
         self._pool.measure()
         self._pool.feed()
 

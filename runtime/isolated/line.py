@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from runtime.codec import to_builtins
-from runtime.executors.frames import Answer, Logged, Mark, frame_of
+from runtime.executors.frames import Answer, Logged, Mark, encode, list_of
 from runtime.flow.failure import clean
 
 LATE = 0.002  # seconds after which answers are sent although more calls wait
@@ -31,12 +31,12 @@ class Line:
 
     def add(self, answer: Answer) -> None:
         """Send an answer with others, of which there are not many."""
-        frame = frame_of([answer])
+        encoded = encode(answer)
         with self._lock:
-            if not self._mark.keep(frame):
+            if not self._mark.keep(encoded):
                 self.send()
-                if not self._mark.keep(frame):
-                    self._connection.sendall(frame)
+                if not self._mark.keep(encoded):
+                    self._connection.sendall(list_of(1, encoded))
             self._count += 1
             if self._count >= TOGETHER:
                 self.send()

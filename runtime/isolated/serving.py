@@ -59,9 +59,9 @@ _JOBS = msgspec.msgpack.Decoder(list[Job])
 
 
 class MemberCall:
-    """One attempt, as getters of parameters see it."""
+    """One attempt, as getters of parameters see it; made for every call, so that it holds no more than it must."""
 
-    __slots__ = ("_context", "columns", "event", "function", "member", "resources", "results", "state")
+    _context: Context | None = None
 
     def __init__(self, function: FunctionSpec, member: Member, resources: Lease | None) -> None:
         self.function = function
@@ -71,7 +71,6 @@ class MemberCall:
         self.state = member.state
         self.resources = resources
         self.columns: list[list[Any]] = []
-        self._context: Context | None = None
 
     @property
     def context(self) -> Context:
@@ -237,7 +236,11 @@ class Worker:
     def _bound(self, job: Job, lease: Lease | None) -> tuple[list[MemberCall], list[Any], dict[str, Any]]:
         """Return the attempts of a job, and what the function is called with."""
         function = self._function
-        calls = [MemberCall(function, member, lease) for member in job.members]
+        members = job.members
+        if len(members) == 1:
+            calls = [MemberCall(function, members[0], lease)]
+        else:
+            calls = [MemberCall(function, member, lease) for member in members]
         if function.batch > 1:
             calls[0].columns = [[get(call) for call in calls] for get in function.parameters.each]
         return calls, *function.parameters.bind(calls[0])
@@ -252,7 +255,7 @@ class Worker:
         if type(result) is not int or not -SMALL < result < SMALL:  # which is plain as it is
             result = plain_result(function.name, result)
         effects: list[Effects] = []
-        if function.parameters.takes_state or any(call.emitted for call in calls):
+        if function.parameters.takes_state or calls[0].emitted or (len(calls) > 1 and any(call.emitted for call in calls)):
             effects = [self._effects(call) for call in calls]
         return Reply(job.number, time.perf_counter() - began, result, effects)
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from runtime.errors import Fault, LoadError, nearest
-from runtime.graph import Graph, build_graph, missing_faults
+from runtime.graph import Graph, Known, build_graph
 from runtime.loading.handlers import Before, read_handlers
 from runtime.loading.importer import Loaded, Modules, PartialLoad, shown
 from runtime.loading.isolation import Isolations
@@ -167,14 +167,17 @@ def _functions(
     declared = [loaded for loaded in declared if not loaded.declaration.is_resource]
     external = {name: table for name, table in settings.functions.items() if table.target is not None}
     handled = {name for name, table in settings.functions.items() if table.handler is not None}  # also those with faults
-    names = {loaded.declaration.name for loaded in declared} | external.keys() | handled
+    known = Known({loaded.declaration.name for loaded in declared} | external.keys() | handled)
     functions: list[FunctionSpec] = []
     faults: list[Fault] = []
     for loaded in declared:
-        made: FunctionSpec | list[Fault] | None = checked.get(id(loaded))
-        if made is None:
-            made = make_function(loaded.declaration, loaded.file, loaded.line, number, overrides, resources if whole else None)
-        missing = _missing(loaded, overrides, names) if whole else []
+        before = checked.get(id(loaded))
+        if before is not None:
+            faults += known.faults(before.name, before.where, before.after)
+            functions.append(before)
+            continue
+        made = make_function(loaded.declaration, loaded.file, loaded.line, number, overrides, resources if whole else None)
+        missing = _missing(loaded, overrides, known) if whole else []
         if isinstance(made, list):
             faults += missing or made  # without what it comes after its parameters cannot be judged
         else:
@@ -184,7 +187,7 @@ def _functions(
         place = place_of(settings.path.name, ("functions", name))
         twin = next((loaded for loaded in declared if loaded.declaration.name == name), None)
         made = make_external(name, table, place, number)
-        faults += missing_faults(name, place, made.after, names) if whole else []
+        faults += known.faults(name, place, made.after) if whole else []
         lack = fault_of_target(made.call, settings.path.parent)
         faults += [Fault(place, lack)] if lack else []
         if twin is not None:
@@ -193,12 +196,12 @@ def _functions(
     return functions, faults
 
 
-def _missing(loaded: Loaded, overrides: Mapping[str, Mapping[str, Any]], names: set[str]) -> list[Fault]:
+def _missing(loaded: Loaded, overrides: Mapping[str, Mapping[str, Any]], known: Known) -> list[Fault]:
     """Return the faults of what a declared function comes after."""
     name = loaded.declaration.name
     after = {**loaded.declaration.options, **overrides.get(name, {})}.get("after", ())
     wanted = [one for one in as_list(after) if isinstance(one, str)] if isinstance(after, str | list) else []
-    return missing_faults(name, f"{loaded.file}:{loaded.line}", wanted, names)
+    return known.faults(name, f"{loaded.file}:{loaded.line}", wanted)
 
 
 def _kept(function: FunctionSpec, previous: Graph | None) -> FunctionSpec:

@@ -72,7 +72,7 @@ class Modules(msgspec.Struct, frozen=True):
 
     def sources(self) -> dict[str, bytes]:
         """Return the text of each file by its relative path."""
-        return {unit.path.relative_to(self.folder).as_posix(): unit.source for unit in self.units.values() if unit.source is not None}
+        return {unit.relative: unit.source for unit in self.units.values() if unit.source is not None}
 
 
 def load(
@@ -93,7 +93,7 @@ def load(
     if previous is not None and previous.folder != folder:
         previous = None
     faults: list[Fault] = []
-    texts = read_files(folder, faults) if sources is None else {folder / name: text for name, text in sources.items()}
+    texts = read_files(folder, faults) if sources is None else sources
     units = make_units(folder, texts, previous.units if previous else {}, faults)
     session = _Load(folder, units, previous, faults, conventions)
     session.run()
@@ -170,8 +170,8 @@ class _Load:
     def modules(self) -> Modules:
         """Return what was made."""
         table = {name: self.table[name] for name in self.units}
-        files = {unit.path.relative_to(self.folder).as_posix(): unit.digest for unit in self.units.values() if unit.source is not None}
-        imports = {name: unit.names & self.units.keys() - {name} for name, unit in self.units.items()}
+        files = {unit.relative: unit.digest for unit in self.units.values() if unit.source is not None}
+        imports = {name: frozenset(one for one in unit.names if one in self.units and one != name) for name, unit in self.units.items()}
         return Modules(
             self.folder, files, table, self.declared(), imports, self.units, self.owned, frozenset(self.remade), self._conventions
         )

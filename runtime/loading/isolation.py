@@ -61,7 +61,7 @@ class Isolations:
 
     def _texts(self, names: Iterable[str]) -> dict[str, bytes]:
         units = [self._modules.units[name] for name in sorted(names)]
-        return {unit.path.relative_to(self._modules.folder).as_posix(): unit.source for unit in units if unit.source is not None}
+        return {unit.relative: unit.source for unit in units if unit.source is not None}
 
 
 def _all(taken: Iterable[ResourceSpec | None]) -> list[ResourceSpec]:

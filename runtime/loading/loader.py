@@ -193,7 +193,7 @@ class Loader:
         while (modules := self._to_keep) is not None:
             self._to_keep = None
             try:
-                await asyncio.to_thread(kept.save, modules.sources())
+                await asyncio.to_thread(yielding, partial(kept.save, modules.sources()))
             except OSError as error:
                 log.warning(
                     "the last good sources cannot be kept, so that a restart needs a folder that loads; free or permit %s: %s",

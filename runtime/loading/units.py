@@ -34,14 +34,18 @@ class Unit(msgspec.Struct, frozen=True):
     defs: dict[int, int] = {}
     error: Exception | None = None
 
+    @property
+    def relative(self) -> str:
+        """The path of its file in the folder."""
+        return self.place.partition("/")[2]
 
-def make_units(folder: Path, texts: Mapping[Path, bytes], previous: Mapping[str, Unit], faults: list[Fault]) -> dict[str, Unit]:
-    """Compile every text that `previous` does not hold; folders become packages."""
+
+def make_units(folder: Path, texts: Mapping[str, bytes], previous: Mapping[str, Unit], faults: list[Fault]) -> dict[str, Unit]:
+    """Compile every text, by its relative path, that `previous`, of the same folder, does not hold; folders become packages."""
     units = {PACKAGE: Unit(PACKAGE, folder.name, folder, package=True)}
-    for path, source in texts.items():
-        relative = path.relative_to(folder)
-        place = (folder.name / relative).as_posix()
-        parts = [*relative.parts[:-1], relative.stem]
+    for relative, source in texts.items():
+        place = f"{folder.name}/{relative}"
+        parts = relative.removesuffix(".py").split("/")
         if any("." in part for part in parts):
             faults.append(Fault(f"{place}:1", "a dot in its name: no module can be called so; rename it"))
             continue
@@ -51,6 +55,8 @@ def make_units(folder: Path, texts: Mapping[Path, bytes], previous: Mapping[str,
             at = folder.joinpath(*parts[:depth])
             units.setdefault(name, Unit(name, at.relative_to(folder.parent).as_posix(), at, package=True))
         name = names[-1] if names else PACKAGE
+        old = previous.get(name)
+        path = old.path if old is not None and old.place == place else folder / relative
         unit = _unit(name, place, path, package, source, previous)
         if unit.error is not None:
             faults.append(_syntax(unit.place, unit.error))
@@ -62,10 +68,10 @@ def make_units(folder: Path, texts: Mapping[Path, bytes], previous: Mapping[str,
 
 
 def _unit(name: str, place: str, path: Path, package: bool, source: bytes, previous: Mapping[str, Unit]) -> Unit:  # noqa: FBT001
-    digest = hashlib.sha256(source).hexdigest()
     old = previous.get(name)
-    if old is not None and (old.path, old.digest) == (path, digest):
+    if old is not None and (old.path, old.source) == (path, source):
         return old
+    digest = hashlib.sha256(source).hexdigest()
     try:
         tree = ast.parse(source, str(path))
         code = compile(tree, str(path), "exec", dont_inherit=True)

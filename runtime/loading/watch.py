@@ -8,11 +8,13 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from runtime.loading.files import file_signature, python_files
+from runtime.loading.limits import yielding
 from runtime.loading.notify import Hints
 
 log = logging.getLogger("runtime.watch")
@@ -35,7 +37,7 @@ class Seen(msgspec.Struct, frozen=True):
         return bool(self.digest and before.digest) and self.digest != before.digest
 
 
-Look = Mapping[Path, Seen]
+Look = Mapping[str, Seen]  # by path
 NOTHING = Seen(None)
 
 
@@ -46,7 +48,7 @@ class Watcher:
     at the files. Folders may be missing, come, go and be replaced.
     """
 
-    def __init__(self, folders: Sequence[Path], changed: Callable[[], None], *, debounce: float = 0.03, every: float = 2.0) -> None:
+    def __init__(self, folders: Sequence[Path], changed: Callable[[], None], *, debounce: float = 0.02, every: float = 2.0) -> None:
         self._folders = [Path(folder) for folder in folders]
         self._changed = changed
         self._debounce = debounce
@@ -99,8 +101,8 @@ class Watcher:
         before = self._seen
         while True:
             hinted = await self._quiet(loop, end)
-            seen = await asyncio.to_thread(scan, self._folders, before)
-            if loop.time() >= end or not (has_changed(seen, before) or self._hinted.is_set()):
+            seen = await asyncio.to_thread(yielding, partial(scan, self._folders, before))
+            if loop.time() >= end or (not self._hinted.is_set() and (hinted or not has_changed(seen, before))):
                 return seen
             if not hinted:
                 await asyncio.sleep(self._debounce)
@@ -119,14 +121,15 @@ class Watcher:
 
 def scan(folders: Sequence[Path], before: Look) -> Look:
     """Return how every `*.py` below the folders looks, and those of them that are files; `before` is the last look."""
-    found: dict[Path, Seen] = {}
+    found: dict[str, Seen] = {}
     now = time.time_ns()
     for folder in folders:
+        at = str(folder)
         if folder.is_dir():
-            found[folder] = NOTHING  # an empty folder is not a missing one
+            found[at] = NOTHING  # an empty folder is not a missing one
             found.update((path, _look(path, before.get(path), now)) for path in python_files(folder))
-        elif (look := _look(folder, before.get(folder), now)).signature is not None:
-            found[folder] = look
+        elif (look := _look(at, before.get(at), now)).signature is not None:
+            found[at] = look
     return found
 
 
@@ -135,7 +138,7 @@ def has_changed(seen: Look, before: Look) -> bool:
     return seen.keys() != before.keys() or any(look.differs(before[path]) for path, look in seen.items())
 
 
-def _look(path: Path, before: Seen | None, now: int) -> Seen:
+def _look(path: str, before: Seen | None, now: int) -> Seen:
     signature = file_signature(path)
     if signature is None:
         return NOTHING
@@ -146,5 +149,5 @@ def _look(path: Path, before: Seen | None, now: int) -> Seen:
     if known is None and not young:
         return Seen(signature)
     with suppress(OSError):
-        return Seen(signature, young, hashlib.sha256(path.read_bytes()).digest())
+        return Seen(signature, young, hashlib.sha256(Path(path).read_bytes()).digest())
     return NOTHING

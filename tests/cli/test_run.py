@@ -95,6 +95,36 @@ def test_once_with_no_finite_source_has_nothing_to_wait_for(tmp_path: Path) -> N
     assert run(project(tmp_path, WEB), "run", "--once").returncode == 0
 
 
+# --- what it imports ----------------------------------------------------------------------------------
+
+TOLD = """
+import os, sys
+leave = os._exit
+def tell(code):
+    print(*sorted(sys.modules), file=sys.stderr, flush=True)
+    leave(code)
+os._exit = tell
+from runtime.cli import main
+main(["run", "--once"])
+"""
+UNUSED = {
+    *("aiohttp", "grpc", "google.protobuf", "cronsim", "httpx", "pydantic", "attrs", "sqlite3", "urllib.request", "rich"),
+    *("runtime.posting", "runtime.proto", "runtime.executors.post", "runtime.executors.grpc", "runtime.isolated", "runtime.testing"),
+    *("runtime.cli.inspection", "runtime.cli.new", "runtime.cli.plugins", "runtime.cli.talk", "runtime.cli.client"),
+    *("runtime_plugins.cron", "runtime_plugins.files", "runtime_plugins.jsonl", "runtime_plugins.webhook"),
+}
+
+
+def test_what_is_not_configured_is_not_imported(tmp_path: Path) -> None:
+    folder = project(tmp_path, WEB)
+    done = subprocess.run(
+        [sys.executable, "-c", TOLD], cwd=folder, env=environment(), capture_output=True, text=True, timeout=60, check=True
+    )
+    imported = set(done.stderr.splitlines()[-1].split())
+    assert {"runtime.app", "runtime.journal.sqlite.journal", "runtime_plugins.http"} <= imported
+    assert not UNUSED & imported
+
+
 # --- what it tells ------------------------------------------------------------------------------------
 
 

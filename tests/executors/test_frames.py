@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from runtime.event import Event
-from runtime.executors.frames import UNLIMITED, Frames, Job, Mark, Member, ending_of, frame_of
+from runtime.executors.frames import UNLIMITED, Answer, Frames, Job, Mark, Member, Reply, encode, ending_of, frame_of
 
 
 def test_frames_are_whole_however_they_arrive() -> None:
@@ -33,6 +33,27 @@ def test_a_worker_begins_nothing_beyond_the_limit() -> None:
     ours.limit = UNLIMITED
     assert theirs.begin(2)
     assert ours.begun == 2
+
+
+def answers_in(frame: bytes) -> list[Answer]:
+    return [answer for body in Frames().feed(frame) for answer in msgspec.msgpack.decode(body, type=list[Answer])]
+
+
+def test_answers_that_were_not_sent_are_there_until_there_is_no_room() -> None:
+    with tempfile.TemporaryFile() as file:
+        file.truncate(Mark.SIZE)
+        ours, theirs = Mark(file.fileno()), Mark(file.fileno())
+    assert ours.kept == b""
+    kept: list[Answer] = []
+    while theirs.keep(encode(answer := Reply(len(kept) + 1, 0.5, "x" * 1000, []))):
+        kept.append(answer)
+        assert answers_in(ours.kept) == kept
+    assert len(kept) > 60
+    assert ours.begun == 0
+    theirs.forget()
+    assert ours.kept == b""
+    assert theirs.keep(encode(Reply(7, 0.5, None, [])))
+    assert answers_in(ours.kept) == [Reply(7, 0.5, None, [])]
 
 
 @pytest.mark.parametrize(

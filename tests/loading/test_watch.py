@@ -98,6 +98,26 @@ async def test_a_scan_finds_a_save_of_the_same_size_and_modification_time(folder
         await calls.next()
 
 
+async def test_after_a_hint_one_look_is_enough(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deaf(monkeypatch)
+    looks = 0
+
+    def look(*arguments: object) -> object:
+        nonlocal looks
+        looks += 1
+        return scan(*arguments)  # type: ignore[arg-type]
+
+    calls = Calls()
+    watcher = Watcher([folder], calls, debounce=0.01, every=60)
+    watcher.start(asyncio.get_running_loop())
+    monkeypatch.setattr("runtime.loading.watch.scan", look)
+    (folder / "a.py").write_text("A = 22\n")
+    watcher._hinted.set()
+    await calls.next()
+    assert looks == 1
+    watcher.stop()
+
+
 async def test_a_folder_that_is_missing_comes_later_and_is_replaced_is_survived(tmp_path: Path) -> None:
     folder = tmp_path / "functions"
     async with watching(folder, every=0.05) as calls:
