@@ -201,9 +201,9 @@ def test_checking_many_functions_takes_time_in_their_number_and_no_more(tmp_path
             "from runtime import function\n@function(on='go')\nasync def f0(data: int) -> int: return 1\n" + "".join(lines)
         )
         modules = importer.load(folder)
-        began = time.perf_counter()
+        began = time.process_time()
         make_graph(modules, settings, 1)
-        seconds[count] = time.perf_counter() - began
+        seconds[count] = time.process_time() - began
     assert seconds[8000] / seconds[500] < 4 * 16, "sixteen times as many, and far from their square"
 
 
