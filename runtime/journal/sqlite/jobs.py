@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import msgspec
 
 from runtime.errors import JournalError
+from runtime.journal.sqlite.changes import Changes
 from runtime.journal.sqlite.rows import Row, entry_of
-from runtime.journal.sqlite.writing import Batch, Changes
+from runtime.journal.sqlite.writing import Batch
 from runtime.records import Entry
 
 log = logging.getLogger("runtime.journal")
@@ -92,22 +93,22 @@ class Append(Job):
 
 
 class Record(Job):
-    """A call of `record`; its answer tells for each emitted entry whether it was dropped."""
+    """A call of `record`, with the rows of what was emitted; its answer tells for each of those whether it was dropped."""
 
     kept: ClassVar[bool] = True
 
     future: asyncio.Future[list[bool]]
     changes: Changes
+    states: list[tuple[str, str | None, bytes]]
+    rows: list[Row]
     horizon: float
-    emitted: list[Entry] = []
-    rows: list[Row] = []
     dropped: list[bool] = []
 
     def run(self, batch: Batch) -> None:
         """Write what has changed, then what was emitted."""
-        batch.record(self.changes)
-        if self.emitted:
-            self.dropped = [first is not None for first in batch.append_any(self.emitted, self.rows, self.horizon)]
+        batch.record(self.changes, self.states)
+        if self.rows:
+            self.dropped = [first is not None for first in batch.append_any(self.changes.emitted, self.rows, self.horizon)]
 
     def answer(self, error: JournalError | None) -> None:
         """Tell who waits."""

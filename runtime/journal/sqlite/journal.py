@@ -2,8 +2,7 @@
 
 It hands its work to one thread (see `writer`) and reads for people through a connection of its own, so that a long
 search holds up no commit. Places in the order of acceptance are given on the loop, which alone calls it; rows are
-made there too, once for each event. Entries that somebody holds are found again by their `seq`, so that there is one
-object for each in this process.
+made there too, once for each event and once for each record of it.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar, Self
-from weakref import ref
 
 import apsw
 from msgspec.structs import force_setattr
@@ -25,19 +23,19 @@ from runtime.codec import to_builtins
 from runtime.contracts import Clock, Counts, Journal, Query
 from runtime.errors import Fault, JournalError
 from runtime.journal.sqlite import reading, schema
+from runtime.journal.sqlite.changes import changes_of
 from runtime.journal.sqlite.files import Lock, Marks, Reserve, fill
 from runtime.journal.sqlite.jobs import Append, Call, Question, Record
-from runtime.journal.sqlite.rows import Row, pack, progress_of, row_of, stage_of, unpack
-from runtime.journal.sqlite.schema import BEGUN, DUE, LANE
+from runtime.journal.sqlite.known import Known
+from runtime.journal.sqlite.rows import Row, pack, row_of, unpack
 from runtime.journal.sqlite.writer import BUSY, DAMAGED, FILLED, FULL, PAGES, Writer
-from runtime.journal.sqlite.writing import Batch, Changes
-from runtime.records import DONE, ENDED, QUEUED, Entry, Outcome, Shelf, uid_of
+from runtime.journal.sqlite.writing import Batch
+from runtime.records import QUEUED, Entry, Outcome, Shelf, uid_of
 from runtime.settings import JournalSettings
 
 log = logging.getLogger("runtime.journal")
 
 MANY_STATES = 10_000  # states kept in memory
-CROWD = 10_000  # entries that are known before those are forgotten that nobody holds any more
 SMALL = 64 * 1024 * 1024  # bytes up to which a file is checked as a whole when it is opened
 
 
@@ -64,8 +62,7 @@ class SqliteJournal(Journal):
         self._dedupe = dedupe
         self._max_bytes = max_bytes
         self._lost = lost
-        self._live: dict[int, ref[Entry]] = {}
-        self._crowd = CROWD
+        self._known = Known()
         self._states: dict[tuple[str, str | None], dict[str, Any]] = {}
         self._seq = 0
 
@@ -204,7 +201,7 @@ class SqliteJournal(Journal):
         kept = None if cursor is None else (cursor[0], pack(cursor[1]))
         writer = self._thread
         last = writer.latest
-        job = last if type(last) is Append else Append(revive=self._revive, horizon=self._clock.time() - self._dedupe)
+        job = last if type(last) is Append else Append(revive=self._known.revive, horizon=self._clock.time() - self._dedupe)
         future: asyncio.Future[list[Entry]] = writer.loop.create_future()
         job.calls.append(Call(future, then, len(job.entries), len(entries)))
         job.entries += entries
@@ -223,78 +220,29 @@ class SqliteJournal(Journal):
         Raises:
             MalformedEvent: the data of one cannot be kept; no place is taken.
         """
-        seq, live, rows = self._seq, self._live, []
+        seq, rows = self._seq, []
         for entry in entries:
             seq += 1
             entry.seq = seq
             if not entry.event.id:
                 force_setattr(entry.event, "id", uid_of(entry.accepted, seq))
             rows.append(row_of(entry))
-            live[seq] = ref(entry)
         self._seq = seq
-        if len(live) > self._crowd:
-            self._forget_dead()
+        self._known.add(entries)
         return rows
-
-    def _forget_dead(self) -> None:
-        """Forget the entries that nobody holds any more."""
-        self._live = {seq: known for seq, known in self._live.items() if known() is not None}
-        self._crowd = max(CROWD, 2 * len(self._live))
-
-    def _revive(self, entry: Entry) -> Entry:
-        """Return the object that stands for an entry in this process."""
-        known = self._live.get(entry.seq)
-        there = None if known is None else known()
-        if there is None:
-            self._live[entry.seq] = ref(entry)
-            return entry
-        return there
 
     async def record(self, outcomes: Sequence[Outcome]) -> None:
         """Record outcomes; see `Journal.record`."""
-        changes = Changes()
-        counts = changes.counts
-        done = 0
-        changed: dict[int, Entry] = {}
-        emitted: list[Entry] = []
-        states: dict[tuple[str, str | None], dict[str, Any]] = {}
-        for outcome in outcomes:
-            entry, steps = outcome.entry, outcome.steps
-            if entry.steps or len(steps) != 1:
-                entry.steps.update({step.function: step for step in steps})
-            else:
-                entry.steps = {steps[0].function: steps[0]}
-            changed[entry.seq] = entry
-            if outcome.ran is not None:
-                entry.ran = outcome.ran
-            if outcome.status == DONE and entry.status == QUEUED:
-                done += 1
-                entry.status, entry.ended, entry.reason = DONE, outcome.at, outcome.reason
-            elif outcome.status is not None:
-                _move(entry, outcome, changes)
-            if entry.due:
-                changes.unlisted.append((entry.seq,))
-            if entry.sinks:
-                _deliver(entry, outcome, changes)
-            if outcome.emitted:
-                emitted += outcome.emitted
-            if outcome.state is not None:
-                states[outcome.state[:2]] = outcome.state[2]
-        counts[QUEUED] = counts.get(QUEUED, 0) - done
-        counts[DONE] = counts.get(DONE, 0) + done
-        changes.progress = [progress_of(entry) for entry in changed.values()]
-        for entry in changed.values():
-            if self._revive(entry) is not entry:
-                self._live[entry.seq] = ref(entry)
-        changes.states = [(*place, pack(state)) for place, state in states.items()]
-        rows = self._rows(emitted)
+        changes = changes_of(outcomes)
+        self._known.add(changes.entries.values())
+        rows = self._rows(changes.emitted)
         future: asyncio.Future[list[bool]] = self._thread.loop.create_future()
         horizon = self._clock.time() - self._dedupe
-        self._thread.submit(Record(future=future, changes=changes, horizon=horizon, emitted=emitted, rows=rows))
-        for one, is_dropped in zip(emitted, await future, strict=True):
+        self._thread.submit(Record(future=future, changes=changes, states=changes.packed_states(), rows=rows, horizon=horizon))
+        for one, is_dropped in zip(changes.emitted, await future, strict=True):
             if is_dropped:
                 one.seq = 0
-        self._states.update(states)
+        self._states.update(changes.states)
         if len(self._states) > MANY_STATES:
             self._states.clear()
 
@@ -336,12 +284,12 @@ class SqliteJournal(Journal):
     async def read(self, shelf: Shelf, *, after: int = 0, limit: int = 1000) -> list[Entry]:
         """Return the waiting entries of a shelf; see `Journal.read`."""
         rows = await self._ask(lambda batch: reading.read_shelf(batch.connection, shelf, after, limit, batch.listed))
-        return [self._revive(entry) for entry in rows]
+        return [self._known.revive(entry) for entry in rows]
 
     async def read_due(self, after: tuple[float, int], until: float, *, limit: int = 1000) -> list[Entry]:
         """Return delayed entries; see `Journal.read_due`."""
         rows = await self._ask(lambda batch: reading.read_due(batch.connection, after, until, limit))
-        return [self._revive(entry) for entry in rows]
+        return [self._known.revive(entry) for entry in rows]
 
     async def waiting(self) -> int:
         """Return how many entries wait in lanes or are delayed."""
@@ -375,12 +323,7 @@ class SqliteJournal(Journal):
             found = await asyncio.get_running_loop().run_in_executor(self._readers, look)
         except (apsw.Error, RuntimeError) as error:
             raise JournalError(f"{self._path} cannot be read: {type(error).__name__}: {error}") from None
-        return [self._known(entry) for entry in found]
-
-    def _known(self, entry: Entry) -> Entry:
-        """Return the object that stands for an entry, if there is one; what was found is older than what is in memory, and never put there."""
-        known = self._live.get(entry.seq)
-        return (known and known()) or entry
+        return [self._known.find(entry) for entry in found]  # what was found is older than what is in memory: never put there
 
     async def counts(self) -> Counts:
         """Return how many entries there are by status."""
@@ -411,27 +354,3 @@ def _unopened(path: Path, error: Exception) -> JournalError:
         return JournalError(f"{path} cannot be opened: the disk is full; make room, or give [journal] url another path")
     remedy = DAMAGED if isinstance(error, apsw.CorruptError | apsw.NotADBError) else "mend that, or give [journal] url another path"
     return JournalError(f"{path} cannot be opened: {type(error).__name__}: {error}; {remedy}")
-
-
-def _move(entry: Entry, outcome: Outcome, changes: Changes) -> None:
-    """Bring an entry to another status."""
-    before, entry.status = entry.status, outcome.status or entry.status
-    entry.reason = outcome.reason
-    has_ended = entry.status in ENDED
-    entry.ended = outcome.at if has_ended else 0.0
-    if not has_ended:
-        entry.crashes = 0
-        stage = stage_of(entry)
-        if before in ENDED and stage in (LANE, DUE):
-            changes.returned.append((stage, entry.seq))
-    changes.counts[before] = changes.counts.get(before, 0) - 1
-    changes.counts[entry.status] = changes.counts.get(entry.status, 0) + 1
-
-
-def _deliver(entry: Entry, outcome: Outcome, changes: Changes) -> None:
-    """Note which sinks have taken an entry, or get it again."""
-    if outcome.delivered:
-        changes.delivered.append((outcome.delivered, entry.seq))
-    elif outcome.status in ENDED:
-        changes.delivered += [(sink, entry.seq) for sink in entry.sinks]
-    changes.deliver += [(sink, entry.seq) for sink in outcome.deliver]

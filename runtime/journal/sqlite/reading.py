@@ -14,7 +14,7 @@ from runtime.journal.sqlite.schema import BEGUN, DUE, LANE, NEW
 from runtime.records import DEAD, Entry, Shelf, seq_of
 
 SELECT = f"SELECT {COLUMNS} FROM {TABLES}"  # noqa: S608 - names of ours
-UNLISTED = f"e.stage = {NEW} AND p.seq IS NULL AND seq > ?"
+UNLISTED = f"e.stage = {NEW} AND coalesce(p.stage, iif(p.status IS NULL, {LANE}, -1)) = {LANE} AND seq > ?"
 CHUNK = 500  # rows that a search with conditions SQL does not know looks at in one go
 
 
@@ -68,7 +68,7 @@ def read_shelf(connection: apsw.Connection, shelf: Shelf, after: int, limit: int
         case "begun":
             return _entries(connection, f"{SELECT} WHERE p.stage = {BEGUN} AND p.seq > ? ORDER BY p.seq LIMIT ?", (after, limit))
         case "sink":
-            sql = f"{SELECT} WHERE seq IN (SELECT seq FROM deliveries WHERE sink = ? AND seq > ? ORDER BY seq LIMIT ?) ORDER BY seq"
+            sql = f"{SELECT} WHERE seq IN (SELECT seq FROM deliveries WHERE sink = ? AND seq > ? ORDER BY seq LIMIT ?) ORDER BY seq"  # noqa: S608 - names of ours
             return _entries(connection, sql, (shelf.name, after, limit))
 
 

@@ -107,6 +107,9 @@ def progress_of(entry: Entry) -> Row:
 
 def pack_steps(steps: dict[str, Step]) -> bytes:
     """Return steps as they are kept."""
+    if len(steps) == 1:
+        (step,) = steps.values()
+        return _encode((_values_of(step),))
     return _encode([_values_of(step) for step in steps.values()])
 
 

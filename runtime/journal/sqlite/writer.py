@@ -74,7 +74,7 @@ class Writer:
     called when the journal has failed for good. `listed`: see `Batch`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its neighbours, by name
         self,
         path: Path,
         connection: apsw.Connection,
@@ -133,6 +133,8 @@ class Writer:
             self._gathered.append(job)
 
     def _hand_over(self) -> None:
+        if not self._gathered:
+            return
         jobs, self._gathered = self._gathered, []
         with self._lock:
             if self._failure is None:

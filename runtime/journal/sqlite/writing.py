@@ -12,11 +12,11 @@ from itertools import chain, groupby
 from typing import Final
 
 import apsw
-import msgspec
 
 from runtime.journal.sqlite import reading
+from runtime.journal.sqlite.changes import Changes
 from runtime.journal.sqlite.rows import CODES, SIZES, Row, is_marked, progress_of
-from runtime.journal.sqlite.schema import BEGUN, LANE, NEW, RAN
+from runtime.journal.sqlite.schema import BEGUN, DUE, LANE, NEW, RAN
 from runtime.records import QUEUED, Entry
 
 UNLISTED: Final = 10_000  # entries at the end that are not in the index of their lane, at least
@@ -49,8 +49,10 @@ DONE_PLAIN: Final = Statement(
 PROGRESS_ANY: Final = Statement(
     "INSERT OR REPLACE INTO progress (seq, status, stage, ended, retries, crashes, reason, steps, waits) VALUES ", "(?,?,?,?,?,?,?,?,?)"
 )
-BY_LENGTH: Final = {5: NEW_PLAIN, 12: NEW_ANY, 4: DONE_PLAIN, 9: PROGRESS_ANY}
+SHORT: Final = 4  # values of a row of `DONE_PLAIN`
+BY_LENGTH: Final = {5: NEW_PLAIN, 12: NEW_ANY, SHORT: DONE_PLAIN, 9: PROGRESS_ANY}
 
+NOT_IN_LANE: Final = f"p.stage IS NOT {LANE}"
 UNLIST: Final = Statement("UPDATE events SET stage = NULL WHERE stage IS NOT NULL AND seq IN (", "?", ")")
 DELIVER: Final = Statement("INSERT OR IGNORE INTO deliveries VALUES ", "(?,?)")
 DELIVERED: Final = Statement("DELETE FROM deliveries WHERE (sink, seq) IN (VALUES ", "(?,?)", ")")
@@ -108,21 +110,21 @@ class Batch:
         self._deliveries += [(sink, entry.seq) for sink in entry.sinks]
         return None
 
-    def record(self, changes: Changes) -> None:
+    def record(self, changes: Changes, states: Sequence[tuple[str, str | None, bytes]]) -> None:
         """Write what outcomes change, but for what they emit."""
         rows = changes.progress
         self._progress += rows
-        listed = [(row[0],) for row in rows if row[0] <= self.listed]
+        listed = [(row[0],) for row in rows if row[0] <= self.listed and (len(row) == SHORT or row[2] not in (LANE, DUE))]
         if listed or changes.unlisted:
             self.flush()
             UNLIST.run(self.connection, [*listed, *changes.unlisted])
         if changes.returned:
             self.flush()
-            self.list_waiting(max(seq for _, seq in changes.returned))
-            self.connection.executemany("UPDATE events SET stage = ? WHERE seq = ?", changes.returned)
-        if changes.states:
-            states = [(function, reading.place_of(key), value) for function, key, value in changes.states]
-            self.connection.executemany("INSERT OR REPLACE INTO states VALUES (?, ?, ?)", states)
+            stages = [(NEW if stage == LANE and seq > self.listed else stage, seq) for stage, seq in changes.returned]
+            self.connection.executemany("UPDATE events SET stage = ? WHERE seq = ?", stages)
+        if states:
+            places = [(function, reading.place_of(key), value) for function, key, value in states]
+            self.connection.executemany("INSERT OR REPLACE INTO states VALUES (?, ?, ?)", places)
         if changes.delivered or changes.deliver:
             self.flush()
             DELIVERED.run(self.connection, changes.delivered)
@@ -134,10 +136,12 @@ class Batch:
         stage = f"iif(stage = {RAN}, stage, {BEGUN})"
         for seq in executing:
             self.connection.execute(
-                "INSERT INTO progress (seq, status, stage, retries, crashes, reason) SELECT seq, 0, stage, retries, 0, '' FROM events"
-                " WHERE seq = ? AND NOT EXISTS (SELECT 1 FROM progress WHERE seq = ?)", (seq, seq)
+                "INSERT OR IGNORE INTO progress (seq, status, stage, retries, crashes, reason)"
+                " SELECT seq, 0, stage, retries, 0, '' FROM events WHERE seq = ?",
+                (seq,),
             )
-            self.connection.execute(f"UPDATE progress SET crashes = crashes + 1, stage = {stage} WHERE seq = ? AND stage IS NOT NULL", (seq,))
+            sql = f"UPDATE progress SET crashes = crashes + 1, stage = {stage} WHERE seq = ? AND stage IS NOT NULL"  # noqa: S608 - numbers of ours
+            self.connection.execute(sql, (seq,))
             self.connection.execute("UPDATE events SET stage = NULL WHERE seq = ? AND stage IS NOT NULL", (seq,))
 
     def flush(self) -> None:
@@ -161,32 +165,16 @@ class Batch:
         if count < least:
             return
         span = (self.listed, until)
-        ((begun,),) = self.connection.execute("SELECT count(*) FROM progress WHERE seq > ? AND seq <= ?", span)
+        sql = f"SELECT count(*) FROM progress AS p WHERE seq > ? AND seq <= ? AND {NOT_IN_LANE}"  # noqa: S608 - a number of ours
+        ((begun,),) = self.connection.execute(sql, span)
         if begun < count:
             self.connection.execute(
                 f"UPDATE events SET stage = {LANE} WHERE seq > ? AND seq <= ? AND stage = {NEW}"  # noqa: S608 - numbers of ours
-                " AND NOT EXISTS (SELECT 1 FROM progress AS p WHERE p.seq = events.seq)",
+                f" AND NOT EXISTS (SELECT 1 FROM progress AS p WHERE p.seq = events.seq AND {NOT_IN_LANE})",
                 span,
             )
         self.connection.execute("UPDATE counts SET number = ? WHERE name = 'listed'", (until,))
         self.listed = until
-
-
-class Changes(msgspec.Struct):
-    """What a record changes.
-
-    `progress` are rows, `unlisted` delayed entries that do not wait for their time any more, `returned` the stage and
-    `seq` of entries that wait again, `states` values by function and key, `delivered` and `deliver` sinks and `seq` that
-    go and come, `counts` the changes of the numbers by status.
-    """
-
-    progress: list[Row] = []
-    unlisted: list[tuple[int]] = []
-    returned: list[tuple[int, int]] = []
-    states: list[tuple[str, str | None, bytes]] = []
-    delivered: list[tuple[str, int]] = []
-    deliver: list[tuple[str, int]] = []
-    counts: dict[str, int] = {}
 
 
 assert CODES["dead"] == 3, "the schema's partial indexes name it by its code"
