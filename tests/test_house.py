@@ -133,6 +133,8 @@ UNTESTED = {
     "runtime.journal.sqlite.writing": "tests/journal/sqlite/test_journal.py",
     "runtime.journal.sqlite.jobs": "tests/journal/sqlite/test_journal.py",
     "runtime.journal.sqlite.changes": "tests/journal/sqlite/test_journal.py",
+    "runtime.journal.sqlite.mover": "tests/journal/sqlite/test_journal.py and tests/faults",
+    "runtime.journal.sqlite.statement": "tests/journal/sqlite/test_journal.py",
     "runtime.journal.sqlite.known": "tests/journal/sqlite/test_journal.py",
     "runtime.journal.sqlite.reading": "tests/journal/sqlite/test_journal.py",
     "runtime.journal.sqlite.writer": "tests/journal/sqlite/test_journal.py and tests/faults",

@@ -27,14 +27,16 @@ from runtime.journal.sqlite.changes import changes_of
 from runtime.journal.sqlite.files import Lock, Marks, Reserve, fill
 from runtime.journal.sqlite.jobs import Append, Call, Question, Record
 from runtime.journal.sqlite.known import Known
+from runtime.journal.sqlite.mover import Mover
 from runtime.journal.sqlite.rows import Row, pack, row_of, unpack
-from runtime.journal.sqlite.writer import BUSY, DAMAGED, FILLED, FULL, PAGES, Writer
+from runtime.journal.sqlite.writer import BUSY, DAMAGED, FILLED, FULL, Writer
 from runtime.journal.sqlite.writing import Batch
 from runtime.records import QUEUED, Entry, Outcome, Shelf, uid_of
 from runtime.settings import JournalSettings
 
 log = logging.getLogger("runtime.journal")
 
+STATEMENTS = 300  # that are kept compiled: each for some numbers of rows
 MANY_STATES = 10_000  # states kept in memory
 SMALL = 64 * 1024 * 1024  # bytes up to which a file is checked as a whole when it is opened
 
@@ -97,6 +99,7 @@ class SqliteJournal(Journal):
             connection,
             self._marks,
             self._reserve,
+            self._mover,
             listed=self._listed,
             is_due=self._is_due,
             tend=self._prune,
@@ -136,6 +139,7 @@ class SqliteJournal(Journal):
         self._seq = self._count_crashes(connection)
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         fill(self._beside("wal", "-"), FILLED)
+        self._mover = Mover(self._connect())
         self._reader = self._open_reader()
         return connection
 
@@ -143,12 +147,12 @@ class SqliteJournal(Journal):
         return self._path.with_name(f"{self._path.name}{sign}{what}")
 
     def _connect(self) -> apsw.Connection:
-        connection = apsw.Connection(str(self._path))
+        connection = apsw.Connection(str(self._path), statementcachesize=STATEMENTS)
         connection.set_busy_timeout(BUSY)
         schema.sign(connection)
         for name, value in (("journal_mode", "wal"), ("synchronous", "full"), ("journal_size_limit", SMALL), ("cache_size", -32_000)):
             connection.pragma(name, value)
-        connection.wal_autocheckpoint(PAGES)
+        connection.wal_autocheckpoint(0)  # see `Mover`
         return connection
 
     def _check(self, connection: apsw.Connection) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 
 import apsw
 
 from runtime import pattern
 from runtime.contracts import Query
-from runtime.journal.sqlite.rows import CODES, COLUMNS, NAMES, SIZES, TABLES, Row, entry_of
+from runtime.journal.sqlite.rows import CODES, COLUMNS, NAMES, TABLES, Row, entry_of
 from runtime.journal.sqlite.schema import BEGUN, DUE, LANE, NEW
+from runtime.journal.sqlite.statement import Statement
 from runtime.records import DEAD, Entry, Shelf, seq_of
 
 SELECT = f"SELECT {COLUMNS} FROM {TABLES}"  # noqa: S608 - names of ours
@@ -18,24 +18,16 @@ UNLISTED = f"e.stage = {NEW} AND coalesce(p.stage, iif(p.status IS NULL, {LANE},
 CHUNK = 500  # rows that a search with conditions SQL does not know looks at in one go
 
 
+FIRSTS = Statement(
+    f"SELECT e.id, e.source, {COLUMNS} FROM (ROWS) CROSS JOIN events AS e ON e.id = column1 AND e.source = column2"  # noqa: S608 - as above
+    " LEFT JOIN progress AS p USING (seq) WHERE iif(p.seq IS NULL, e.stage, p.stage) IS NOT NULL OR accepted > ? ORDER BY e.seq",
+    2,
+)
+
+
 def firsts_of(connection: apsw.Connection, ids: Sequence[tuple[str, str]], horizon: float) -> dict[tuple[str, str], Row]:
     """Return the row of the entry that a new one with this id and source joins, by both, where there is one."""
-    found: dict[tuple[str, str], Row] = {}
-    begin = 0
-    for size in SIZES:
-        while len(ids) - begin >= size:
-            rows = connection.execute(FIRSTS[size], (*chain.from_iterable(ids[begin : begin + size]), horizon))
-            found.update(((id, source), tuple(row)) for id, source, *row in rows)
-            begin += size
-    return found
-
-
-FIRSTS = {
-    size: f"SELECT e.id, e.source, {COLUMNS} FROM (VALUES {','.join(['(?,?)'] * size)}) AS wanted"  # noqa: S608 - as above
-    " CROSS JOIN events AS e ON e.id = column1 AND e.source = column2 LEFT JOIN progress AS p USING (seq)"
-    " WHERE iif(p.seq IS NULL, e.stage, p.stage) IS NOT NULL OR accepted > ? ORDER BY e.seq"
-    for size in SIZES
-}
+    return {(id, source): tuple(row) for id, source, *row in FIRSTS.run(connection, ids, horizon)}
 
 
 def shelves(connection: apsw.Connection, listed: int) -> list[Shelf]:

@@ -25,8 +25,6 @@ COLUMNS: Final = (
 )
 TABLES: Final = "events AS e LEFT JOIN progress AS p USING (seq)"
 
-SIZES: Final = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)  # rows of one statement
-
 Row = tuple[Any, ...]
 
 

@@ -23,6 +23,7 @@ import apsw
 from runtime.errors import JournalError
 from runtime.journal.sqlite.files import Marks, Reserve, fill
 from runtime.journal.sqlite.jobs import Job, Tending
+from runtime.journal.sqlite.mover import Mover
 from runtime.journal.sqlite.writing import Batch
 
 log = logging.getLogger("runtime.journal")
@@ -30,8 +31,8 @@ log = logging.getLogger("runtime.journal")
 PATIENCE = 0.5  # seconds between two tries on a disk that is full
 DAMAGED = "restore a backup, or move it away and mend a copy with a current `sqlite3 FILE .recover`"
 FULL = "the disk is full; events are taken again when there is room"
-PAGES = 4000  # of the log, after which they are moved into the database
-FILLED = (PAGES + 250) * (4096 + 24)  # bytes that the log has from the start: it seldom needs more, see `fill`
+PAGES = 1500  # of the log, after which they are moved into the database
+FILLED = 4000 * (4096 + 24)  # bytes that the log has from the start: it seldom needs more, see `fill`
 LOG = 32 * 1024 * 1024  # bytes above which the log is cut though somebody reads: twice of what it has by itself
 READERS = 250  # milliseconds that readers are waited for then, until it has grown by as much again
 BUSY = 5000  # milliseconds that anything else waits for a lock
@@ -80,6 +81,7 @@ class Writer:
         connection: apsw.Connection,
         marks: Marks,
         reserve: Reserve,
+        mover: Mover,
         *,
         listed: int,
         is_due: Callable[[apsw.Connection], bool],
@@ -90,6 +92,7 @@ class Writer:
         self._connection = connection
         self._marks = marks
         self._reserve = reserve
+        self._mover = mover
         self._listed = listed
         self._is_due = is_due
         self._tend = tend
@@ -114,6 +117,7 @@ class Writer:
 
     def start(self) -> None:
         """Start the thread."""
+        self._mover.start()
         self._thread.start()
 
     @property
@@ -172,6 +176,7 @@ class Writer:
                 break
             if is_idle:
                 self._look_after(is_idle=True)
+        self._mover.close()
         with suppress(apsw.Error):
             self._connection.close()
 
@@ -263,6 +268,7 @@ class Writer:
         try:
             if is_idle:
                 self._check_file()
+            self._move_log()
             self._cut_log(busy=not is_idle)
             while not self.is_full and self._is_due(self._connection):
                 self._transact(Batch(self._connection, self._listed), [Tending(tend=self._tend, limit=limit)])
@@ -272,6 +278,20 @@ class Writer:
             return
         except BaseException as error:  # noqa: BLE001 - as above
             self._fail(_failure(self._path, error), [])
+
+    def _move_log(self) -> None:
+        """Have the log moved into the database when it is long, and move the rest of it."""
+        if self._mover.error is not None:
+            raise self._mover.error
+        size, moved = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+        if size < PAGES or size == moved:
+            return
+        if not self._mover.is_done:
+            self._mover.move()
+            return
+        self._mover.is_done = False
+        with suppress(apsw.BusyError):
+            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def _cut_log(self, *, busy: bool) -> None:
         """Begin the log anew when readers have kept it from that: when one ends, another has begun."""

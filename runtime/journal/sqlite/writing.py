@@ -1,62 +1,59 @@
 """What is written to the database, as SQL: these run in the thread of the writer, within its transaction.
 
-Rows of many calls go in a few statements. Each step of a statement lets the interpreter go, and gets it back only when
-the loop lets go of it: a statement for each row would make the writer wait for the loop a thousand times a commit.
+Rows of many calls go in one statement (see `Statement`). Each step of a statement lets the interpreter go, and gets it
+back only when the loop lets go of it: one for each row would make the writer wait for the loop a thousand times a commit.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import chain, groupby
+from itertools import groupby
 from typing import Final
 
 import apsw
 
 from runtime.journal.sqlite import reading
 from runtime.journal.sqlite.changes import Changes
-from runtime.journal.sqlite.rows import CODES, SIZES, Row, is_marked, progress_of
+from runtime.journal.sqlite.rows import CODES, Row, is_marked, progress_of
 from runtime.journal.sqlite.schema import BEGUN, DUE, LANE, NEW, RAN
+from runtime.journal.sqlite.statement import Statement
 from runtime.records import QUEUED, Entry
 
 UNLISTED: Final = 10_000  # entries at the end that are not in the index of their lane, at least
 LISTED: Final = 1_000  # entries that are looked at in one go, whether they still wait and have to be
 
-
-class Statement:
-    """A statement for any number of rows, in as few steps as there are ones in the binary number of them."""
-
-    def __init__(self, head: str, row: str, tail: str = "") -> None:
-        self.texts = [(size, head + ",".join([row] * size) + tail) for size in SIZES]
-
-    def run(self, connection: apsw.Connection, rows: Sequence[Row]) -> None:
-        """Execute it."""
-        begin, count = 0, len(rows)
-        for size, text in self.texts:
-            while count - begin >= size:
-                connection.execute(text, tuple(chain.from_iterable(rows[begin : begin + size])))
-                begin += size
-
-
-NEW_PLAIN: Final = Statement("INSERT INTO events (seq, status, stage, type, level, accepted, due, event) VALUES ", f"(?,0,{NEW},?,?,?,0,?)")
+NEW_PLAIN: Final = Statement(
+    "INSERT INTO events (seq, status, stage, type, level, accepted, due, event)"  # noqa: S608 - a number of ours
+    f" SELECT column1, 0, {NEW}, column2, column3, column4, 0, column5 FROM (ROWS) WHERE column1 IS NOT NULL",
+    5,
+)
 NEW_ANY: Final = Statement(
-    "INSERT INTO events (seq, status, stage, type, level, key, id, source, accepted, due, cause, retries, event) VALUES ",
-    "(?,0,?,?,?,?,?,?,?,?,?,?,?)",
+    "INSERT INTO events (seq, status, stage, type, level, key, id, source, accepted, due, cause, retries, event)"
+    " SELECT column1, 0, column2, column3, column4, column5, column6, column7, column8, column9, column10, column11, column12"
+    " FROM (ROWS) WHERE column1 IS NOT NULL",
+    12,
 )
 DONE_PLAIN: Final = Statement(
-    "INSERT OR REPLACE INTO progress (seq, status, ended, crashes, reason, steps, waits) VALUES ", f"(?,{CODES['done']},?,0,'',?,?)"
+    "INSERT OR REPLACE INTO progress (seq, status, ended, crashes, reason, steps, waits)"
+    " SELECT column1, 2, column2, 0, '', column3, column4 FROM (ROWS) WHERE column1 IS NOT NULL",
+    4,
 )
 PROGRESS_ANY: Final = Statement(
-    "INSERT OR REPLACE INTO progress (seq, status, stage, ended, retries, crashes, reason, steps, waits) VALUES ", "(?,?,?,?,?,?,?,?,?)"
+    "INSERT OR REPLACE INTO progress (seq, status, stage, ended, retries, crashes, reason, steps, waits)"
+    " SELECT * FROM (ROWS) WHERE column1 IS NOT NULL",
+    9,
 )
-SHORT: Final = 4  # values of a row of `DONE_PLAIN`
-BY_LENGTH: Final = {5: NEW_PLAIN, 12: NEW_ANY, SHORT: DONE_PLAIN, 9: PROGRESS_ANY}
+BY_LENGTH: Final = {one.width: one for one in (NEW_PLAIN, NEW_ANY, DONE_PLAIN, PROGRESS_ANY)}
 
 NOT_IN_LANE: Final = f"p.stage IS NOT {LANE}"
-UNLIST: Final = Statement("UPDATE events SET stage = NULL WHERE stage IS NOT NULL AND seq IN (", "?", ")")
-DELIVER: Final = Statement("INSERT OR IGNORE INTO deliveries VALUES ", "(?,?)")
-DELIVERED: Final = Statement("DELETE FROM deliveries WHERE (sink, seq) IN (VALUES ", "(?,?)", ")")
-COUNT: Final = Statement("INSERT INTO counts VALUES ", "(?,?)", " ON CONFLICT (name) DO UPDATE SET number = number + excluded.number")
+UNLIST: Final = Statement("UPDATE events SET stage = NULL WHERE stage IS NOT NULL AND seq IN (ROWS)", 1)
+DELIVER: Final = Statement("INSERT OR IGNORE INTO deliveries SELECT * FROM (ROWS) WHERE column1 IS NOT NULL", 2)
+DELIVERED: Final = Statement("DELETE FROM deliveries WHERE (sink, seq) IN (ROWS)", 2)
+COUNT: Final = Statement(
+    "INSERT INTO counts SELECT * FROM (ROWS) WHERE column1 IS NOT NULL ON CONFLICT (name) DO UPDATE SET number = number + excluded.number",
+    2,
+)
 
 
 class Batch:
@@ -114,7 +111,7 @@ class Batch:
         """Write what outcomes change, but for what they emit."""
         rows = changes.progress
         self._progress += rows
-        listed = [(row[0],) for row in rows if row[0] <= self.listed and (len(row) == SHORT or row[2] not in (LANE, DUE))]
+        listed = [(row[0],) for row in rows if row[0] <= self.listed and (len(row) == DONE_PLAIN.width or row[2] not in (LANE, DUE))]
         if listed or changes.unlisted:
             self.flush()
             UNLIST.run(self.connection, [*listed, *changes.unlisted])
@@ -177,5 +174,4 @@ class Batch:
         self.listed = until
 
 
-assert CODES["dead"] == 3, "the schema's partial indexes name it by its code"
-assert all(len(text) < 16_384 for one in BY_LENGTH.values() for _, text in one.texts), "longer ones are compiled each time"
+assert (CODES["done"], CODES["dead"], NEW) == (2, 3, 4), "statements and the schema's partial indexes say them as numbers"
