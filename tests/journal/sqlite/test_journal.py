@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import apsw
@@ -16,7 +17,7 @@ import pytest
 
 from runtime import JournalError
 from runtime.contracts import Clock, Journal, Query
-from runtime.journal.sqlite import known, reading, schema, writing
+from runtime.journal.sqlite import known, mover, reading, schema, writer, writing
 from runtime.journal.sqlite.files import SLOTS, Marks, Reserve
 from runtime.journal.sqlite.journal import SqliteJournal
 from runtime.journal.sqlite.rows import pack_steps, unpack_steps
@@ -365,6 +366,62 @@ async def test_a_log_that_is_deleted_while_it_is_in_use_ends_the_journal(tmp_pat
     await journal.append([entry()])
     (tmp_path / "journal.db-wal").unlink()
     with pytest.raises(JournalError, match=r"journal\.db-wal was moved, deleted or replaced while it was in use"):
+        await journal.append([entry()])
+    await journal.close()
+
+
+async def test_the_log_has_its_pages_from_the_start_where_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "journal.db-wal"
+    journal = await opened(tmp_path)
+    assert log.stat().st_size == writer.FILLED
+    await journal.append([entry(id="a")])
+    assert log.stat().st_size == writer.FILLED
+    copied = tmp_path / "after"
+    shutil.copytree(tmp_path, copied, ignore=shutil.ignore_patterns("after"))
+    await journal.close()
+    assert not log.exists()
+    journal = await opened(copied)
+    assert len(await journal.find("a")) == 1, "what is behind the last commit is nothing"
+    await journal.close()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10 * writer.FILLED))
+    journal = await opened(tmp_path)
+    assert log.stat().st_size == 0
+    await journal.close()
+
+
+async def log_after_many_commits(folder: Path) -> int:
+    """Return the size of the log, which is never cut here, after hundreds of commits without a pause."""
+    folder.mkdir()
+    journal = await opened(folder)
+
+    async def put() -> None:
+        for _ in range(300):
+            await journal.append([entry(data="x" * 1000)])
+
+    await asyncio.gather(*(put() for _ in range(4)))
+    size = (folder / "journal.db-wal").stat().st_size
+    await journal.close()
+    return size
+
+
+async def test_the_log_does_not_grow_while_events_come_without_a_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "PAGES", 50)
+    monkeypatch.setattr(writer, "SHARE", 1)
+    monkeypatch.setattr(mover, "LITTLE", 10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    moved = await log_after_many_commits(tmp_path / "moved")
+    monkeypatch.setattr(Writer, "_move_log", lambda self: None)
+    assert moved < await log_after_many_commits(tmp_path / "unmoved") / 2
+
+
+async def test_a_log_that_cannot_be_moved_ends_the_journal(tmp_path: Path) -> None:
+    lost: list[JournalError] = []
+    journal = await opened(tmp_path, lost=lost.append)
+    journal._mover.error = apsw.IOError("disk I/O error")
+    async with asyncio.timeout(10):
+        while not lost:
+            await asyncio.sleep(0.01)
+    with pytest.raises(JournalError, match="IOError: disk I/O error"):
         await journal.append([entry()])
     await journal.close()
 
