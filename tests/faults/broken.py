@@ -32,8 +32,10 @@ from runtime.flow.lanes import Ranking
 from runtime.flow.run import Run
 from runtime.journal.sqlite import schema
 from runtime.journal.sqlite.files import Reserve
+from runtime.journal.sqlite.jobs import Append, Job
 from runtime.journal.sqlite.journal import SqliteJournal
-from runtime.journal.sqlite.writer import Batch, Job, Writer
+from runtime.journal.sqlite.writer import Writer
+from runtime.journal.sqlite.writing import Batch
 from runtime.loading import importer, modules, units
 from runtime.loading.kept import Kept
 from runtime.loading.loader import Loader
@@ -56,7 +58,8 @@ class Early:
         if sql == "COMMIT":
             self._writer._answer([copy.copy(job) for job in self._jobs])
             for job in self._jobs:
-                job.then = None
+                if isinstance(job, Append):
+                    job.calls = []
             time.sleep(0.03)
         return self._connection.execute(sql, *arguments)
 

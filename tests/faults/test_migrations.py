@@ -168,7 +168,8 @@ def test_a_kill_at_any_write_of_a_migration_leaves_one_version_or_another_whole(
     versions = range(version, len(MIGRATIONS) + 1)
     found = kill_at_each_write(path, lambda: journal_of(tmp_path, version), set(versions))
     assert set(found) == set(versions)
-    kept = [line for line in dump(path) if line.startswith("INSERT INTO") and "INTO events" not in line]
+    made = ("INSERT INTO events", "INSERT INTO progress", "INSERT INTO counts (name, number) VALUES ('listed'")
+    kept = [line for line in dump(path) if line.startswith("INSERT INTO") and not line.startswith(made)]
     assert [line for line in DUMPS[version].read_text().splitlines() if line in kept] == kept
 
 

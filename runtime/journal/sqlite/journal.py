@@ -2,8 +2,7 @@
 
 It hands its work to one thread (see `writer`) and reads for people through a connection of its own, so that a long
 search holds up no commit. Places in the order of acceptance are given on the loop, which alone calls it; rows are
-made there too, once for each event. Entries that somebody holds are found again by their `seq`, so that there is one
-object for each in this process.
+made there too, once for each event and once for each record of it.
 """
 
 from __future__ import annotations
@@ -14,10 +13,8 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
-from weakref import WeakValueDictionary
 
 import apsw
 from msgspec.structs import force_setattr
@@ -25,18 +22,21 @@ from msgspec.structs import force_setattr
 from runtime.codec import to_builtins
 from runtime.contracts import Clock, Counts, Journal, Query
 from runtime.errors import Fault, JournalError
-from runtime.journal.sqlite import reading, schema, writing
-from runtime.journal.sqlite.files import Lock, Marks, Reserve
-from runtime.journal.sqlite.rows import Row, entry_of, pack, row_of, unpack, update_of
-from runtime.journal.sqlite.schema import BEGUN
-from runtime.journal.sqlite.writer import BUSY, DAMAGED, FULL, Batch, Writer
-from runtime.records import ENDED, Entry, Outcome, Shelf
+from runtime.journal.sqlite import reading, schema
+from runtime.journal.sqlite.changes import changes_of
+from runtime.journal.sqlite.files import Lock, Marks, Reserve, fill
+from runtime.journal.sqlite.jobs import Append, Call, Question, Record
+from runtime.journal.sqlite.known import Known
+from runtime.journal.sqlite.mover import Mover
+from runtime.journal.sqlite.rows import Row, pack, row_of, unpack
+from runtime.journal.sqlite.writer import BUSY, DAMAGED, FILLED, FULL, Writer
+from runtime.journal.sqlite.writing import Batch
+from runtime.records import QUEUED, Entry, Outcome, Shelf, uid_of
 from runtime.settings import JournalSettings
 
 log = logging.getLogger("runtime.journal")
 
-PRUNED = 500  # entries that are pruned between two batches
-WAL_PAGES = 4000  # after so many pages the log is moved into the database
+STATEMENTS = 300  # that are kept compiled: each for some numbers of rows
 MANY_STATES = 10_000  # states kept in memory
 SMALL = 64 * 1024 * 1024  # bytes up to which a file is checked as a whole when it is opened
 
@@ -64,7 +64,7 @@ class SqliteJournal(Journal):
         self._dedupe = dedupe
         self._max_bytes = max_bytes
         self._lost = lost
-        self._live: WeakValueDictionary[int, Entry] = WeakValueDictionary()
+        self._known = Known()
         self._states: dict[tuple[str, str | None], dict[str, Any]] = {}
         self._seq = 0
 
@@ -94,7 +94,17 @@ class SqliteJournal(Journal):
     async def open(self) -> None:
         """Make ready; see `Journal.open`."""
         connection = await asyncio.get_running_loop().run_in_executor(None, self._prepare)
-        self._thread = Writer(self._path, connection, self._marks, self._reserve, tend=self._prune, lost=self._on_lost)
+        self._thread = Writer(
+            self._path,
+            connection,
+            self._marks,
+            self._reserve,
+            self._mover,
+            listed=self._listed,
+            is_due=self._is_due,
+            tend=self._prune,
+            lost=self._on_lost,
+        )
         self._thread.start()
         self._is_open = True
         self._readers = ThreadPoolExecutor(1, "journal-reader")
@@ -128,19 +138,21 @@ class SqliteJournal(Journal):
         schema.migrate(connection)
         self._seq = self._count_crashes(connection)
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        fill(self._beside("wal", "-"), FILLED)
+        self._mover = Mover(self._connect())
         self._reader = self._open_reader()
         return connection
 
-    def _beside(self, what: str) -> Path:
-        return self._path.with_name(f"{self._path.name}.{what}")
+    def _beside(self, what: str, sign: str = ".") -> Path:
+        return self._path.with_name(f"{self._path.name}{sign}{what}")
 
     def _connect(self) -> apsw.Connection:
-        connection = apsw.Connection(str(self._path))
+        connection = apsw.Connection(str(self._path), statementcachesize=STATEMENTS)
         connection.set_busy_timeout(BUSY)
         schema.sign(connection)
         for name, value in (("journal_mode", "wal"), ("synchronous", "full"), ("journal_size_limit", SMALL), ("cache_size", -32_000)):
             connection.pragma(name, value)
-        connection.wal_autocheckpoint(WAL_PAGES)
+        connection.wal_autocheckpoint(0)  # see `Mover`
         return connection
 
     def _check(self, connection: apsw.Connection) -> None:
@@ -150,17 +162,16 @@ class SqliteJournal(Journal):
                 raise JournalError(f"{self._path} is damaged ({found}); {DAMAGED}")
 
     def _count_crashes(self, connection: apsw.Connection) -> int:
-        """Charge entries that were executing when the last process ended, and return the last `seq`."""
+        """Charge entries that were executing when the last process ended, list all that wait, and return the last `seq`."""
         executing = self._marks.found()
-        connection.execute("BEGIN IMMEDIATE")
-        connection.executemany(
-            f"UPDATE events SET crashes = crashes + 1, stage = iif(stage = {schema.RAN}, stage, {BEGUN})"  # noqa: S608 - numbers of ours
-            " WHERE seq = ? AND stage IS NOT NULL",
-            [(seq,) for seq in executing],
-        )
-        connection.execute("COMMIT")
-        self._marks.clear()
         last = reading.last_seq(connection)
+        batch = Batch(connection, reading.listed(connection))
+        connection.execute("BEGIN IMMEDIATE")
+        batch.charge(executing)
+        batch.list_waiting(last)
+        connection.execute("COMMIT")
+        self._listed = batch.listed
+        self._marks.clear()
         if self._marks.committed > last:
             missing = self._marks.committed - last
             message = f"{missing} events that were accepted are gone: a part of the journal was cut off or deleted outside the runtime"
@@ -194,65 +205,52 @@ class SqliteJournal(Journal):
         then: Callable[[Sequence[Entry], list[Entry]], None] | None = None,
     ) -> list[Entry]:
         """Accept entries; see `Journal.append`."""
-        rows = [self._row(entry) for entry in entries]
+        rows = self._rows(entries)
         kept = None if cursor is None else (cursor[0], pack(cursor[1]))
-        accepted: list[Entry] = []
+        writer = self._thread
+        last = writer.latest
+        job = last if type(last) is Append else Append(revive=self._known.revive, horizon=self._clock.time() - self._dedupe)
+        future: asyncio.Future[list[Entry]] = writer.loop.create_future()
+        job.calls.append(Call(future, then, len(job.entries), len(entries)))
+        job.entries += entries
+        job.rows += rows
+        if job.is_plain:
+            job.is_plain = all(entry.status == QUEUED and not (entry.looked_up or entry.sinks or entry.steps) for entry in entries)
+        if kept is not None:
+            job.cursors.append(kept)
+        if job is not last:
+            writer.submit(job)
+        return await future
 
-        def answer(firsts: list[Row | None]) -> None:
-            accepted.extend(self._accepted(entry, first) for entry, first in zip(entries, firsts, strict=True))
-            if then is not None:
-                then(entries, accepted)
+    def _rows(self, entries: Sequence[Entry]) -> list[Row]:
+        """Give entries their places, and their events ids, and return their rows.
 
-        work = partial(writing.append, list(entries), rows, kept, self._clock.time() - self._dedupe)
-        await self._thread.submit(work, then=answer)
-        return accepted
-
-    def _row(self, entry: Entry) -> Row:
-        """Give an entry its place, and its event an id, and return its row."""
-        self._seq += 1
-        entry.seq = self._seq
-        if not entry.event.id:
-            force_setattr(entry.event, "id", entry.uid)
-        return row_of(entry)
-
-    def _accepted(self, entry: Entry, first: Row | None) -> Entry:
-        if first is None:
-            self._live[entry.seq] = entry
-            return entry
-        entry.seq = 0
-        return self._revive(entry_of(first))
-
-    def _revive(self, entry: Entry) -> Entry:
-        """Return the object that stands for an entry in this process."""
-        return self._live.setdefault(entry.seq, entry)
+        Raises:
+            MalformedEvent: the data of one cannot be kept; no place is taken.
+        """
+        seq, rows = self._seq, []
+        for entry in entries:
+            seq += 1
+            entry.seq = seq
+            if not entry.event.id:
+                force_setattr(entry.event, "id", uid_of(entry.accepted, seq))
+            rows.append(row_of(entry))
+        self._seq = seq
+        self._known.add(entries)
+        return rows
 
     async def record(self, outcomes: Sequence[Outcome]) -> None:
         """Record outcomes; see `Journal.record`."""
-        changes = writing.Changes()
-        entries: dict[int, Entry] = {}
-        states: dict[tuple[str, str | None], dict[str, Any]] = {}
-        for outcome in outcomes:
-            entry = outcome.entry
-            entries[entry.seq] = self._live[entry.seq] = entry
-            changes.moves += _apply(outcome)
-            changes.emitted += [(one, self._row(one)) for one in outcome.emitted]
-            if outcome.state is not None:
-                states[outcome.state[:2]] = outcome.state[2]
-            if outcome.delivered:
-                changes.delivered.append((outcome.delivered, entry.seq))
-            elif outcome.status in ENDED:
-                changes.delivered += [(sink, entry.seq) for sink in entry.sinks]
-            changes.deliver += [(sink, entry.seq) for sink in outcome.deliver]
-        changes.updates = [update_of(entry) for entry in entries.values()]
-        changes.states = [(*place, pack(state)) for place, state in states.items()]
-        work = partial(writing.record, changes, self._clock.time() - self._dedupe)
-        dropped = await self._thread.submit(work, kept=True)
-        for (one, _), is_dropped in zip(changes.emitted, dropped, strict=True):
+        changes = changes_of(outcomes)
+        self._known.add(changes.entries.values())
+        rows = self._rows(changes.emitted)
+        future: asyncio.Future[list[bool]] = self._thread.loop.create_future()
+        horizon = self._clock.time() - self._dedupe
+        self._thread.submit(Record(future=future, changes=changes, states=changes.packed_states(), rows=rows, horizon=horizon))
+        for one, is_dropped in zip(changes.emitted, await future, strict=True):
             if is_dropped:
                 one.seq = 0
-            else:
-                self._live[one.seq] = one
-        self._states.update(states)
+        self._states.update(changes.states)
         if len(self._states) > MANY_STATES:
             self._states.clear()
 
@@ -272,34 +270,45 @@ class SqliteJournal(Journal):
         self.unmark_all()  # the disk has failed, and not what was running
         self._lost(error)
 
-    def _prune(self, batch: Batch) -> bool:
-        """Let entries go that ended long ago (earlier when the file is too large), faster than others come; tell if there are more."""
-        size = reading.used_bytes(batch.connection)
-        horizon = self._clock.time() if size > self._max_bytes else self._clock.time() - self._keep
-        limit = max(PRUNED, 2 * batch.inserted)
-        return reading.prune(batch.connection, horizon, limit) == limit
+    def _horizon(self, connection: apsw.Connection) -> float:
+        """Return the time before which ended entries go: now, when the file is too large."""
+        age = self._keep if reading.used_bytes(connection) <= self._max_bytes else 0.0
+        return self._clock.time() - age
+
+    def _is_due(self, connection: apsw.Connection) -> bool:
+        return reading.is_due(connection, self._horizon(connection))
+
+    def _prune(self, batch: Batch, limit: int) -> None:
+        """Let the entries go that ended first."""
+        batch.counts.subtract(reading.prune(batch.connection, self._horizon(batch.connection), limit))
 
     # --- read -----------------------------------------------------------------------------------------
 
     async def shelves(self) -> list[Shelf]:
         """Return the lanes and sinks for which entries wait."""
-        found: list[Shelf] = await self._thread.submit(lambda batch: reading.shelves(batch.connection), writes=False)
+        found: list[Shelf] = await self._ask(lambda batch: reading.shelves(batch.connection, batch.listed))
         return found
 
     async def read(self, shelf: Shelf, *, after: int = 0, limit: int = 1000) -> list[Entry]:
         """Return the waiting entries of a shelf; see `Journal.read`."""
-        rows = await self._thread.submit(lambda batch: reading.read_shelf(batch.connection, shelf, after, limit), writes=False)
-        return [self._revive(entry) for entry in rows]
+        rows = await self._ask(lambda batch: reading.read_shelf(batch.connection, shelf, after, limit, batch.listed))
+        return [self._known.revive(entry) for entry in rows]
 
     async def read_due(self, after: tuple[float, int], until: float, *, limit: int = 1000) -> list[Entry]:
         """Return delayed entries; see `Journal.read_due`."""
-        rows = await self._thread.submit(lambda batch: reading.read_due(batch.connection, after, until, limit), writes=False)
-        return [self._revive(entry) for entry in rows]
+        rows = await self._ask(lambda batch: reading.read_due(batch.connection, after, until, limit))
+        return [self._known.revive(entry) for entry in rows]
 
     async def waiting(self) -> int:
         """Return how many entries wait in lanes or are delayed."""
-        count: int = await self._thread.submit(lambda batch: reading.waiting(batch.connection), writes=False)
+        count: int = await self._ask(lambda batch: reading.waiting(batch.connection, batch.listed))
         return count
+
+    async def _ask(self, ask: Callable[[Batch], Any]) -> Any:
+        """Return what the database answers when all that was handed in before is there."""
+        future: asyncio.Future[Any] = self._thread.loop.create_future()
+        self._thread.submit(Question(future=future, ask=ask))
+        return await future
 
     async def find(self, id: str) -> list[Entry]:
         """Return the entries with this uid or event id, the newest first."""
@@ -322,11 +331,11 @@ class SqliteJournal(Journal):
             found = await asyncio.get_running_loop().run_in_executor(self._readers, look)
         except (apsw.Error, RuntimeError) as error:
             raise JournalError(f"{self._path} cannot be read: {type(error).__name__}: {error}") from None
-        return [self._live.get(entry.seq, entry) for entry in found]  # older than what is in memory: never put there
+        return [self._known.find(entry) for entry in found]  # what was found is older than what is in memory: never put there
 
     async def counts(self) -> Counts:
         """Return how many entries there are by status."""
-        numbers: dict[str, int] = await self._thread.submit(lambda batch: reading.counts(batch.connection), writes=False)
+        numbers: dict[str, int] = await self._ask(lambda batch: reading.counts(batch.connection))
         names = {"queued": "open", "retrying": "open"}
         sums: dict[str, int] = {}
         for name, number in numbers.items():
@@ -337,13 +346,13 @@ class SqliteJournal(Journal):
         """Return a copy of the mapping recorded last for a function and key."""
         place = (function, key)
         if place not in self._states:
-            packed = await self._thread.submit(lambda batch: reading.state(batch.connection, function, key), writes=False)
+            packed = await self._ask(lambda batch: reading.state(batch.connection, function, key))
             self._states[place] = unpack(packed) if packed is not None else {}
         return dict(to_builtins(self._states[place]))
 
     async def cursor(self, source: str) -> Any:
         """Return the cursor recorded last for a source, or None."""
-        packed = await self._thread.submit(lambda batch: reading.cursor(batch.connection, source), writes=False)
+        packed = await self._ask(lambda batch: reading.cursor(batch.connection, source))
         return None if packed is None else unpack(packed)
 
 
@@ -353,20 +362,3 @@ def _unopened(path: Path, error: Exception) -> JournalError:
         return JournalError(f"{path} cannot be opened: the disk is full; make room, or give [journal] url another path")
     remedy = DAMAGED if isinstance(error, apsw.CorruptError | apsw.NotADBError) else "mend that, or give [journal] url another path"
     return JournalError(f"{path} cannot be opened: {type(error).__name__}: {error}; {remedy}")
-
-
-def _apply(outcome: Outcome) -> list[tuple[str, str]]:
-    """Bring an entry up to date; return its move from one status to another, if it makes one."""
-    entry = outcome.entry
-    for step in outcome.steps:
-        entry.steps[step.function] = step
-    if outcome.ran is not None:
-        entry.ran = outcome.ran
-    if outcome.status is None:
-        return []
-    before, entry.status = entry.status, outcome.status
-    entry.reason = outcome.reason
-    entry.ended = outcome.at if outcome.status in ENDED else 0.0
-    if outcome.status not in ENDED:
-        entry.crashes = 0
-    return [(before, outcome.status)]

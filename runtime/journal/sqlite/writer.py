@@ -13,52 +13,32 @@ import asyncio
 import logging
 import os
 import threading
-from collections import Counter, deque
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import apsw
-import msgspec
 
 from runtime.errors import JournalError
-from runtime.journal.sqlite.files import Marks, Reserve
+from runtime.journal.sqlite.files import Marks, Reserve, fill
+from runtime.journal.sqlite.jobs import Job, Tending
+from runtime.journal.sqlite.mover import Mover
+from runtime.journal.sqlite.writing import Batch
 
 log = logging.getLogger("runtime.journal")
 
 PATIENCE = 0.5  # seconds between two tries on a disk that is full
 DAMAGED = "restore a backup, or move it away and mend a copy with a current `sqlite3 FILE .recover`"
 FULL = "the disk is full; events are taken again when there is room"
+PAGES = 1500  # of the log, after which they are moved into the database
+FILLED = 4000 * (4096 + 24)  # bytes that the log has from the start: it seldom needs more, see `fill`
 LOG = 32 * 1024 * 1024  # bytes above which the log is cut though somebody reads: twice of what it has by itself
 READERS = 250  # milliseconds that readers are waited for then, until it has grown by as much again
 BUSY = 5000  # milliseconds that anything else waits for a lock
+SHARE = 500  # entries that come before old ones go, and so many of them, or twice as many as have come
+OFTEN = 0.1  # seconds after which old ones go though fewer have come
 PULSE = 1.0  # seconds after which the thread looks after the file when nothing comes in
-
-
-class Batch:
-    """What the jobs of one transaction are given: the connection, and what they say of it: changes of counts by name, rows inserted."""
-
-    def __init__(self, connection: apsw.Connection) -> None:
-        self.connection = connection
-        self.counts: Counter[str] = Counter()
-        self.inserted = 0
-        self.last = 0
-
-
-Work = Callable[[Batch], Any]
-
-
-class Job(msgspec.Struct, eq=False):
-    """Work to do in a transaction; `kept` is tried again on a full disk, `then` gets the answer before who waits for it."""
-
-    work: Work
-    future: asyncio.Future[Any]
-    writes: bool
-    kept: bool
-    then: Callable[[Any], None] | None
-    answer: Any = None
-    error: JournalError | None = None
 
 
 class Turnstile:
@@ -89,104 +69,136 @@ class Turnstile:
 
 
 class Writer:
-    """Runs jobs on a connection of its own; `tend` is called between batches, `lost` when the journal has failed for good."""
+    """Runs jobs on a connection of its own.
 
-    def __init__(
+    `is_due` tells between batches whether entries are old enough to go, and `tend` lets so many of them go; `lost` is
+    called when the journal has failed for good. `listed`: see `Batch`.
+    """
+
+    def __init__(  # noqa: PLR0913 - its neighbours, by name
         self,
         path: Path,
         connection: apsw.Connection,
         marks: Marks,
         reserve: Reserve,
+        mover: Mover,
         *,
-        tend: Callable[[Batch], bool],
+        listed: int,
+        is_due: Callable[[apsw.Connection], bool],
+        tend: Callable[[Batch, int], None],
         lost: Callable[[JournalError], None],
     ) -> None:
         self._path = path
         self._connection = connection
         self._marks = marks
         self._reserve = reserve
+        self._mover = mover
+        self._listed = listed
+        self._is_due = is_due
         self._tend = tend
         self._lost = lost
-        self._loop = asyncio.get_running_loop()
-        self._jobs: deque[Job] = deque()
-        self._changed = threading.Condition()
+        self.loop = asyncio.get_running_loop()
+        self._gathered: list[Job] = []  # of the present turn of the loop
+        self._jobs: list[Job] = []
+        self._lock = threading.Lock()
+        self._bell = threading.Lock()  # released to wake the thread
+        self._bell.acquire()
         self._closing = False
         self._failure: JournalError | None = None
         self._identity = _identity(path)
         self._log_path = path.with_name(f"{path.name}-wal")
         self._log_identity: tuple[int, int] | None = None
         self._log_limit = LOG
+        self._untended = 0  # entries that came since old ones went
+        self._tended = 0.0
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self.is_full = False
         self.turnstile = Turnstile()
 
     def start(self) -> None:
         """Start the thread."""
+        self._mover.start()
         self._thread.start()
 
-    def submit(
-        self, work: Work, *, writes: bool = True, kept: bool = False, then: Callable[[Any], None] | None = None
-    ) -> asyncio.Future[Any]:
-        """Return the future of a job's answer."""
-        future = self._loop.create_future()
-        with self._changed:
-            if self._failure is not None:
-                future.set_exception(self._failure)
-            elif self.is_full and writes and not kept:
-                future.set_exception(_full(self._path))
-            else:
-                self._jobs.append(Job(work, future, writes, kept, then))
-                self._changed.notify()
-        return future
+    @property
+    def latest(self) -> Job | None:
+        """The job that was handed in last, if the thread has not got it yet."""
+        return self._gathered[-1] if self._gathered else None
+
+    def submit(self, job: Job) -> None:
+        """Hand a job in; the thread gets it with all others of this turn of the loop."""
+        if self._failure is not None:
+            job.answer(self._failure)
+        elif self.is_full and job.writes and not job.kept:
+            job.answer(_full(self._path))
+        else:
+            if not self._gathered:
+                self.loop.call_soon(self._hand_over)
+            self._gathered.append(job)
+
+    def _hand_over(self) -> None:
+        if not self._gathered:
+            return
+        jobs, self._gathered = self._gathered, []
+        with self._lock:
+            if self._failure is None:
+                self._jobs += jobs
+                jobs = []
+        self._ring()
+        for job in jobs:
+            job.answer(self._failure)
+
+    def _ring(self) -> None:
+        if self._bell.locked():
+            self._bell.release()
 
     async def close(self) -> None:
         """Finish what was handed in, and end the thread."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
+        self._hand_over()
+        self._closing = True
+        self._ring()
         while self._thread.is_alive():  # noqa: ASYNC110 - a thread has no event for it
             await asyncio.sleep(0.001)
 
     # --- in the thread --------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        connection = self._connection
-        batch = Batch(connection)
         while self._failure is None:
-            with self._changed:
-                if not self._jobs and not self._closing:
-                    self._changed.wait(PULSE)
+            self._bell.acquire(timeout=PULSE)
+            closing = self._closing
+            jobs = self._taken()
+            is_idle = not jobs
+            while jobs:
+                self._commit(jobs)
+                self._look_after(is_idle=False)
                 jobs = self._taken()
-                closing = self._closing
-            if jobs:
-                batch = self._commit(connection, jobs)
-            elif closing:
+            if closing:
                 break
-            self._look_after(batch, busy=bool(jobs))
+            if is_idle:
+                self._look_after(is_idle=True)
+        self._mover.close()
         with suppress(apsw.Error):
-            connection.close()
+            self._connection.close()
 
     def _taken(self) -> list[Job]:
-        """Return the jobs that wait; called with the lock."""
-        jobs, self._jobs = list(self._jobs), deque()
+        """Return the jobs that wait."""
+        with self._lock:
+            jobs, self._jobs = self._jobs, []
         return jobs
 
-    def _commit(self, connection: apsw.Connection, jobs: list[Job]) -> Batch:
+    def _commit(self, jobs: list[Job]) -> None:
         """Run jobs in one transaction and answer them; on a full disk refuse some, and go on until the others are done."""
-        batch = Batch(connection)
         while jobs:
-            batch = Batch(connection)
             try:
-                self._transact(batch, jobs)
+                self._transact(Batch(self._connection, self._listed), jobs)
             except apsw.FullError:
-                jobs = self._refuse(connection, jobs)
+                jobs = self._refuse(jobs)
             except BaseException as error:  # noqa: BLE001 - whatever it is, nothing may be said to be recorded any more
                 self._fail(_failure(self._path, error), jobs)
                 break
             else:
                 self._answer(jobs)
                 break
-        return batch
 
     def _transact(self, batch: Batch, jobs: list[Job]) -> None:
         connection = batch.connection
@@ -194,19 +206,17 @@ class Writer:
         connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
         try:
             for job in jobs:
-                job.answer = job.work(batch)
-            if batch.counts:
-                rows = list(batch.counts.items())
-                connection.executemany(
-                    "INSERT INTO counts VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET number = number + excluded.number", rows
-                )
+                job.run(batch)
+            batch.finish()
             self._check_file()
             connection.execute("COMMIT")
-            self._marks.committed = max(self._marks.committed, batch.last)
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+        self._marks.committed = max(self._marks.committed, batch.last)
+        self._listed = batch.listed
+        self._untended += batch.inserted
 
     def _check_file(self) -> None:
         """See to it that the database and its log are still where others would look for them.
@@ -222,7 +232,7 @@ class Writer:
         elif log_file != self._log_identity:
             raise OSError(f"{self._log_path} was moved, deleted or replaced while it was in use")
 
-    def _refuse(self, connection: apsw.Connection, jobs: list[Job]) -> list[Job]:
+    def _refuse(self, jobs: list[Job]) -> list[Job]:
         """Refuse what comes from outside because the disk is full, and read what is asked for.
 
         Returns what is to be tried again, from the reserve or when there is room.
@@ -230,40 +240,58 @@ class Writer:
         if not self.is_full:
             self.is_full = True
             log.critical("%s: the disk is full; events are refused until there is room", self._path)
-        with self._changed:
-            jobs = [*jobs, *self._taken()]
-            closing = self._closing
+        jobs = [*jobs, *self._taken()]
         kept = [job for job in jobs if job.kept]
         refused = [job for job in jobs if job.writes and not job.kept]
-        if closing and not self._reserve.is_there:
+        if self._closing and not self._reserve.is_there:
             refused, kept = [*refused, *kept], []  # they are done again after the next start
-        for job in refused:
-            job.error = _full(self._path)
-        self._answer(refused)
-        self._commit(connection, [job for job in jobs if not job.writes])
+        self._answer(refused, _full(self._path))
+        self._commit([job for job in jobs if not job.writes])
         if self._reserve.is_there:
             self._reserve.give_up()
         elif kept:
             threading.Event().wait(PATIENCE)
         return kept
 
-    def _look_after(self, batch: Batch, *, busy: bool) -> None:
-        """Take events again when the disk has room, and let the journal tend its old entries."""
+    def _look_after(self, *, is_idle: bool) -> None:
+        """Take events again when the disk has room, keep the log short and let old entries go: as many as have come, and more at rest."""
         if self._failure is not None:
             return
+        now = time.monotonic()
+        if not is_idle and self._untended < SHARE and now - self._tended < OFTEN:
+            return
+        limit = max(SHARE, 2 * self._untended)
+        self._untended, self._tended = 0, now
         if self.is_full and self._reserve.hold():
             self.is_full = False
             log.warning("%s: the disk has room again; events are taken", self._path)
         try:
-            if not busy:
+            if is_idle:
                 self._check_file()
-            self._cut_log(busy=busy)
-            while not self.is_full and self._tend(batch) and not busy and not self._jobs:
-                pass
+            self._move_log()
+            self._cut_log(busy=not is_idle)
+            while not self.is_full and self._is_due(self._connection):
+                self._transact(Batch(self._connection, self._listed), [Tending(tend=self._tend, limit=limit)])
+                if not is_idle or self._jobs:
+                    break
         except apsw.FullError:
             return
         except BaseException as error:  # noqa: BLE001 - as above
             self._fail(_failure(self._path, error), [])
+
+    def _move_log(self) -> None:
+        """Have the log moved into the database when it is long, and move the rest of it."""
+        if self._mover.error is not None:
+            raise self._mover.error
+        size, moved = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+        if size < PAGES or size == moved:
+            return
+        if not self._mover.is_done:
+            self._mover.move()
+            return
+        self._mover.is_done = False
+        with suppress(apsw.BusyError):
+            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def _cut_log(self, *, busy: bool) -> None:
         """Begin the log anew when readers have kept it from that: when one ends, another has begun."""
@@ -281,41 +309,30 @@ class Writer:
             self._log_limit = size + LOG
         else:
             self._log_limit = LOG
+            fill(self._log_path, FILLED)
         finally:
             self._connection.set_busy_timeout(BUSY)
 
     def _fail(self, failure: JournalError, jobs: list[Job]) -> None:
         """Acknowledge nothing any more; whoever is refused finds that it was told."""
-        with self._changed:
+        with self._lock:
             self._failure = failure
             jobs = [*jobs, *self._jobs]
-            self._jobs.clear()
-        for job in jobs:
-            job.error = failure
+            self._jobs = []
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._lost, failure)
-        self._answer(jobs)
+            self.loop.call_soon_threadsafe(self._lost, failure)
+        self._answer(jobs, failure)
 
-    def _answer(self, jobs: list[Job]) -> None:
+    def _answer(self, jobs: list[Job], error: JournalError | None = None) -> None:
         if jobs:
             with suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(_answer, jobs)
+                self.loop.call_soon_threadsafe(_answer, jobs, error)
 
 
-def _answer(jobs: list[Job]) -> None:
+def _answer(jobs: list[Job], error: JournalError | None) -> None:
     """Give the answers, on the loop."""
     for job in jobs:
-        if job.error is None and job.then is not None:
-            try:
-                job.then(job.answer)
-            except Exception:
-                log.exception("an append is recorded, but what follows it failed: a mistake of the runtime")
-        if job.future.done():
-            continue
-        if job.error is not None:
-            job.future.set_exception(job.error)
-        else:
-            job.future.set_result(job.answer)
+        job.answer(error)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -7,7 +7,9 @@ import gc
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import apsw
@@ -15,11 +17,27 @@ import pytest
 
 from runtime import JournalError
 from runtime.contracts import Clock, Journal, Query
-from runtime.journal.sqlite import reading, schema
-from runtime.journal.sqlite.files import Reserve
+from runtime.journal.sqlite import known, mover, reading, schema, writer, writing
+from runtime.journal.sqlite.files import SLOTS, Marks, Reserve
 from runtime.journal.sqlite.journal import SqliteJournal
+from runtime.journal.sqlite.rows import pack_steps, unpack_steps
 from runtime.journal.sqlite.writer import Writer
-from runtime.records import DEAD, DISCARDED, DONE, RETRYING, Outcome, Shelf, Status, Step, StepError
+from runtime.records import (
+    DEAD,
+    DISCARDED,
+    DONE,
+    FAILED,
+    QUEUED,
+    RETRYING,
+    SKIPPED,
+    UNROUTED,
+    Entry,
+    Outcome,
+    Shelf,
+    Status,
+    Step,
+    StepError,
+)
 from runtime.testing import START, JournalSuite, VirtualClock, entry
 
 
@@ -30,6 +48,15 @@ class TestSqliteJournal(JournalSuite):
 
     def make(self, clock: Clock) -> Journal:
         return SqliteJournal(self.folder / "journal.db", clock, dedupe=60.0)
+
+
+class TestSqliteJournalWithAllThatWaitListed(TestSqliteJournal):
+    """The same, when entries are put into the index of their lane at once: as it is of those behind thousands of others."""
+
+    @pytest.fixture(autouse=True)
+    def _listed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(writing, "UNLISTED", 0)
+        monkeypatch.setattr(writing, "LISTED", 1)
 
 
 async def opened(folder: Path, clock: VirtualClock | None = None, **options: Any) -> SqliteJournal:
@@ -68,6 +95,135 @@ async def test_everything_is_there_again_after_it_was_closed(tmp_path: Path) -> 
     await journal.append([later])
     assert later.seq == 5
     await journal.close()
+
+
+def lane_of(entries: list[Entry]) -> list[int]:
+    return [one.seq for one in entries]
+
+
+@pytest.mark.parametrize("unlisted", [0, 10_000])
+async def test_an_entry_is_in_its_lane_as_long_as_it_waits_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unlisted: int) -> None:
+    monkeypatch.setattr(writing, "UNLISTED", unlisted)
+    monkeypatch.setattr(writing, "LISTED", 1)
+    lane = Shelf("lane", "test", 4)
+    journal = await opened(tmp_path)
+    kept, done, again, delayed, unrouted = entry(), entry(), entry(), entry(due=START + 9), entry(status=UNROUTED)
+    await journal.append([kept, done, again, delayed, unrouted])
+    for _ in range(2):
+        await journal.record([Outcome(entry=one, state=("f", None, {"n": 1})) for one in (kept, delayed)])
+        await journal.record([Outcome(entry=done, status=DONE, at=START), Outcome(entry=again, status=DEAD, at=START)])
+        assert lane_of(await journal.read(lane)) == [kept.seq]
+        await journal.record([Outcome(entry=one, status=QUEUED) for one in (again, unrouted)])
+        expected = [kept.seq, again.seq, unrouted.seq]
+        assert lane_of(await journal.read(lane)) == expected
+        assert lane_of(await journal.read(lane, limit=2)) == expected[:2]
+        assert lane_of(await journal.read_due((0, 0), START + 99)) == [delayed.seq]
+        assert await journal.waiting() == 4
+        await journal.close()
+        journal = await opened(tmp_path)
+        assert lane_of(await journal.read(lane)) == expected
+        assert lane_of(await journal.read_due((0, 0), START + 99)) == [delayed.seq]
+        kept, again, unrouted = await journal.read(lane)
+        (delayed,) = await journal.read_due((0, 0), START + 99)
+        (done,) = await journal.query(Query(status=(DONE,)))
+        await journal.record([Outcome(entry=done, status=DONE, at=START), Outcome(entry=unrouted, status=UNROUTED, at=START)])
+    await journal.record([Outcome(entry=one, status=DONE, at=START) for one in (kept, delayed, again)])
+    assert await journal.waiting() == 0
+    assert await journal.shelves() == []
+    await journal.close()
+
+
+async def test_what_waits_behind_thousands_that_are_done_is_listed_and_read_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "UNLISTED", 300)
+    monkeypatch.setattr(writing, "LISTED", 100)
+    journal = await opened(tmp_path)
+    waiting: list[int] = []
+    for number in range(40):
+        entries = [entry() for _ in range(50)]
+        await journal.append(entries)
+        waiting.append(entries[number].seq)
+        await journal.record([Outcome(entry=one, status=DONE, at=START) for one in entries if one.seq != waiting[-1]])
+    assert lane_of(await journal.read(Shelf("lane", "test", 4))) == waiting
+    indexed = await journal._ask(lambda batch: [seq for (seq,) in batch.connection.execute("SELECT seq FROM events WHERE stage = 0")])
+    assert waiting[: len(indexed)] == indexed
+    assert 30 <= len(indexed) < 40
+    await journal.close()
+
+
+async def test_steps_are_kept_as_they_are_whatever_they_say(tmp_path: Path) -> None:
+    assert Step.__struct_fields__ == (
+        "function", "status", "attempts", "generation", "started", "finished", "result", "error", "reason", "cause", "due", "crashes"
+    ), "what is kept goes by place: fields may be added at the end, and in `_values_of`"  # fmt: skip
+    steps = [
+        Step("plain", DONE, 1, 3, START, START + 1),
+        Step("result", DONE, 1, result=[1, {"two": None}, b"x"]),
+        Step("error", FAILED, 2, error=StepError("E", "no", "Traceback", 422)),
+        Step("skipped", SKIPPED, reason="not met", cause="error"),
+        Step("due", RETRYING, 1, due=START + 3, crashes=2),
+    ]
+    for one in steps:
+        assert unpack_steps(pack_steps({one.function: one})) == {one.function: one}
+    journal = await opened(tmp_path)
+    kept = entry()
+    await journal.append([kept])
+    await journal.record([Outcome(entry=kept, steps=steps)])
+    await journal.close()
+    journal = await opened(tmp_path)
+    (found,) = await journal.read(Shelf("begun"))
+    assert found.steps == {one.function: one for one in steps}
+    await journal.close()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 511, 512, 513, 1500])
+async def test_any_number_of_rows_is_written_whole(tmp_path: Path, count: int) -> None:
+    journal = await opened(tmp_path)
+    entries = [entry(id=str(number) if number % 3 else "", key="k" if number % 5 else None) for number in range(count)]
+    await journal.append(entries)
+    again = await journal.append([entry(id=str(number)) for number in range(count)])
+    assert [one.seq for number, one in enumerate(again) if number % 3] == [one.seq for number, one in enumerate(entries) if number % 3]
+    await journal.record([Outcome(entry=one, steps=[Step("f", DONE, 1)], status=DONE, at=START) for one in entries])
+    assert (await journal.counts()).done == count
+    found = await journal.query(Query(status=(DONE,), limit=count))
+    assert [one.event for one in reversed(found)] == [one.event for one in entries]
+    await journal.close()
+
+
+async def test_entries_that_nobody_holds_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known, "CROWD", 100)
+    journal = await opened(tmp_path)
+    held = entry(id="held")
+    await journal.append([held])
+    for _ in range(50):
+        await journal.append([entry() for _ in range(20)])
+    gc.collect()
+    assert len(journal._known._there) <= 200
+    assert (await journal.find("held"))[0] is held
+    await journal.close()
+
+
+def test_what_executes_is_marked_once_however_often_and_in_whatever_order(tmp_path: Path) -> None:
+    marks = Marks(tmp_path / "marks")
+    marks.mark(1)
+    marks.mark(1)
+    marks.mark(2)
+    assert marks.found() == [1, 2]
+    marks.unmark(1)
+    assert marks.found() == [1, 2]
+    marks.mark(3)
+    marks.unmark(1)
+    assert marks.found() == [2, 3]
+    marks.unmark(2)
+    marks.unmark(3)
+    assert marks.found() == []
+    for seq in range(1, SLOTS + 100):
+        marks.mark(seq)
+    assert marks.found() == list(range(1, SLOTS + 1))
+    for seq in range(1, SLOTS + 100):
+        marks.unmark(seq)
+    assert marks.found() == []
+    marks.close()
 
 
 async def test_many_calls_at_once_share_a_commit_and_keep_their_order(tmp_path: Path) -> None:
@@ -152,7 +308,7 @@ async def test_a_second_process_is_refused_and_told_who_has_it(tmp_path: Path) -
         (b"SQLite format 3\x00" + bytes(84), "is not a journal of function-runtime; it was left as it is"),
         (
             b"SQLite format 3\x00" + bytes(44) + (99).to_bytes(4, "big") + bytes(4) + schema.APPLICATION_ID.to_bytes(4, "big") + bytes(28),
-            "was written by a newer function-runtime (schema 99, this one knows 2); it was left as it is",
+            "was written by a newer function-runtime (schema 99, this one knows 3); it was left as it is",
         ),
     ],
 )
@@ -214,6 +370,62 @@ async def test_a_log_that_is_deleted_while_it_is_in_use_ends_the_journal(tmp_pat
     await journal.close()
 
 
+async def test_the_log_has_its_pages_from_the_start_where_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "journal.db-wal"
+    journal = await opened(tmp_path)
+    assert log.stat().st_size == writer.FILLED
+    await journal.append([entry(id="a")])
+    assert log.stat().st_size == writer.FILLED
+    copied = tmp_path / "after"
+    shutil.copytree(tmp_path, copied, ignore=shutil.ignore_patterns("after"))
+    await journal.close()
+    assert not log.exists()
+    journal = await opened(copied)
+    assert len(await journal.find("a")) == 1, "what is behind the last commit is nothing"
+    await journal.close()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10 * writer.FILLED))
+    journal = await opened(tmp_path)
+    assert log.stat().st_size == 0
+    await journal.close()
+
+
+async def log_after_many_commits(folder: Path) -> int:
+    """Return the size of the log, which is never cut here, after hundreds of commits without a pause."""
+    folder.mkdir()
+    journal = await opened(folder)
+
+    async def put() -> None:
+        for _ in range(300):
+            await journal.append([entry(data="x" * 1000)])
+
+    await asyncio.gather(*(put() for _ in range(4)))
+    size = (folder / "journal.db-wal").stat().st_size
+    await journal.close()
+    return size
+
+
+async def test_the_log_does_not_grow_while_events_come_without_a_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "PAGES", 50)
+    monkeypatch.setattr(writer, "SHARE", 1)
+    monkeypatch.setattr(mover, "LITTLE", 10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    moved = await log_after_many_commits(tmp_path / "moved")
+    monkeypatch.setattr(Writer, "_move_log", lambda self: None)
+    assert moved < await log_after_many_commits(tmp_path / "unmoved") / 2
+
+
+async def test_a_log_that_cannot_be_moved_ends_the_journal(tmp_path: Path) -> None:
+    lost: list[JournalError] = []
+    journal = await opened(tmp_path, lost=lost.append)
+    journal._mover.error = apsw.IOError("disk I/O error")
+    async with asyncio.timeout(10):
+        while not lost:
+            await asyncio.sleep(0.01)
+    with pytest.raises(JournalError, match="IOError: disk I/O error"):
+        await journal.append([entry()])
+    await journal.close()
+
+
 async def test_duplicates_leave_no_gap_that_looks_like_a_loss(tmp_path: Path) -> None:
     journal = await opened(tmp_path)
     for _ in range(3):
@@ -267,19 +479,25 @@ async def test_a_failed_disk_charges_no_crash_to_what_was_running(tmp_path: Path
     await journal.close()
 
 
-@pytest.mark.parametrize("statement", ["shelves", "lane", "key", "begun", "sink", "due", "dead", "first"])
+@pytest.mark.parametrize(
+    "statement", ["shelves", "lane", "key", "begun", "sink", "due", "dead", "first", "waiting", "due to go", "go", "listed"]
+)
 async def test_no_question_of_the_hot_path_scans_the_table(tmp_path: Path, statement: str) -> None:
     journal = await opened(tmp_path)
     await journal.append([entry(id=str(number)) for number in range(10)])
-    questions = {
-        "lane": lambda db: reading.read_shelf(db, Shelf("lane", "a", 4), 0, 10),
-        "key": lambda db: reading.read_shelf(db, Shelf("key", "a", 4), 0, 10),
-        "begun": lambda db: reading.read_shelf(db, Shelf("begun"), 0, 10),
-        "sink": lambda db: reading.read_shelf(db, Shelf("sink", "x"), 0, 10),
+    questions: dict[str, Callable[[apsw.Connection], object]] = {
+        "lane": lambda db: reading.read_shelf(db, Shelf("lane", "a", 4), 0, 10, 5),
+        "key": lambda db: reading.read_shelf(db, Shelf("key", "a", 4), 0, 10, 5),
+        "begun": lambda db: reading.read_shelf(db, Shelf("begun"), 0, 10, 5),
+        "sink": lambda db: reading.read_shelf(db, Shelf("sink", "x"), 0, 10, 5),
         "due": lambda db: reading.read_due(db, (0, 0), START, 10),
         "dead": lambda db: reading.query(db, Query(status=(DEAD,))),
-        "first": lambda db: reading.first_of(db, "suite", "a", 0.0),
-        "shelves": reading.shelves,
+        "first": lambda db: reading.firsts_of(db, [("a", "suite"), ("b", "suite")], 0.0),
+        "shelves": lambda db: reading.shelves(db, 5),
+        "waiting": lambda db: reading.waiting(db, 5),
+        "due to go": lambda db: reading.is_due(db, START),
+        "go": lambda db: reading.prune(db, START, 10),
+        "listed": lambda db: writing.Batch(db, 0).list_waiting(10),
     }
     plans: list[str] = []
 
@@ -295,7 +513,7 @@ async def test_no_question_of_the_hot_path_scans_the_table(tmp_path: Path, state
         finally:
             batch.connection.exec_trace = None
 
-    await journal._thread.submit(explain, writes=False)
+    await journal._ask(explain)
     assert plans
-    assert not [plan for plan in plans if plan.startswith("SCAN") and "INDEX" not in plan], plans
+    assert not [plan for plan in plans if plan.startswith("SCAN") and "INDEX" not in plan and not re.search("VALUES|CONSTANT", plan)], plans
     await journal.close()
