@@ -1,14 +1,16 @@
 # make run    starts the sample system            make test   passes all tests
 # make lint   ruff and mypy                       make fix    what ruff can mend by itself
-# make wheel  proves the wheel in a fresh venv    make bench  measures what the speed claims rest on
-# make soak   kills it for minutes
+# make wheel  proves the wheel in a fresh venv    make soak   kills it for minutes
+# make bench  measures it beside what lies under it and others, for some minutes
+# make bench-full  the same at length, with all curves, and writes docs/performance.md
 # make clean  removes .venv and what tools leave behind
 
 PYTHON ?= python3
 BIN    := .venv/bin
+BENCH  := .venv/bench/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak lint fix wheel bench clean
+.PHONY: help run test soak lint fix wheel bench bench-full clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -44,8 +46,18 @@ fix: .venv/developing
 wheel: .venv/developing
 	$(BIN)/python tests/prove_wheel.py
 
-bench: .venv/developing
-	$(BIN)/python -m benchmarks
+## the others it is compared with pin libraries that the tests have newer: they get a venv of their own
+.venv/benching: .venv/installed
+	@test -x $(BENCH)/python || $(PYTHON) -m venv .venv/bench
+	$(BENCH)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@touch $@
+
+bench: .venv/benching
+	$(BENCH)/python -m benchmarks
+
+bench-full: .venv/benching
+	$(BENCH)/python -m benchmarks --full --json benchmarks/results.json
+	$(BENCH)/python -m benchmarks.page
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .runtime out

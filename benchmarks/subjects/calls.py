@@ -7,9 +7,10 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.children import child
+from benchmarks.sheet import Sheet
 from runtime import function
 from runtime.clock import SystemClock
 from runtime.contracts import Executor
@@ -19,7 +20,7 @@ from runtime.settings import CommandSettings, FunctionSettings
 from runtime.specs import FunctionSpec, make_external, make_function
 from runtime.testing import SuiteCall
 
-SECONDS = 1.0  # that each is measured
+SECONDS = 0.5  # that each is measured
 TOGETHER = 4
 
 C = r"""
@@ -40,7 +41,7 @@ int main(void) {
 NODE = 'require("readline").createInterface({ input: process.stdin }).on("line", (line) => console.log(JSON.parse(line).data))'
 
 
-def functions(folder: Path) -> list[tuple[str, FunctionSpec]]:
+def functions(folder: Path) -> dict[str, FunctionSpec]:
     """Return functions to call, by what they are."""
     with collecting() as declared:
 
@@ -53,14 +54,14 @@ def functions(folder: Path) -> list[tuple[str, FunctionSpec]]:
             return data
 
     made = [make_function(one, "functions/bench.py", 1, 1, {}) for one in declared]
-    found = [(one.executor, one) for one in made if isinstance(one, FunctionSpec)]
+    found = {one.executor: one for one in made if isinstance(one, FunctionSpec)}
     if shutil.which("cc"):
         (folder / "seven.c").write_text(C)
         subprocess.run(["cc", "-O2", "-o", "seven", "seven.c"], cwd=folder, check=True)
-        found += [("command in C", command("./seven")), ("command in C, once", command("./seven", "once"))]
+        found |= {"command in C": command("./seven"), "command in C, once": command("./seven", "once")}
     if shutil.which("node"):
         (folder / "seven.js").write_text(NODE)
-        found += [("command in Node.js", command("node seven.js")), ("command in Node.js, once", command("node seven.js", "once"))]
+        found |= {"command in Node.js": command("node seven.js"), "command in Node.js, once": command("node seven.js", "once")}
     return found
 
 
@@ -86,13 +87,20 @@ async def rate(executor: Executor, spec: FunctionSpec, together: int) -> float:
     return count / (time.perf_counter() - began)
 
 
-async def measure(report: Callable[[str, list[float], str], None], rounds: int) -> None:
-    """Measure every kind of function, and `report` what a call takes and how many there are at once."""
-    with tempfile.TemporaryDirectory() as folder:
+async def ours(what: str, together: int) -> float:
+    """Return calls per second of one of the functions, so many at once."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         executors = Executors(SystemClock(), Path(folder))
-        by_name = executors.by_name()
-        for what, spec in functions(Path(folder)):
-            executor = by_name[spec.executor]
-            report(f"calls: {what}", [1e6 / await rate(executor, spec, 1) for _ in range(rounds)], "us")
-            report(f"calls: {what}, {TOGETHER} at once", [await rate(executor, spec, TOGETHER) for _ in range(rounds)], "calls/s")
+        spec = functions(Path(folder))[what]
+        found = await rate(executors.by_name()[spec.executor], spec, together)
         await executors.close()
+        return found
+
+
+def measure(sheet: Sheet) -> None:
+    """See above."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        names = list(functions(Path(folder)))
+    sheet.compare("calls/s", {f"{what}, {together} at once": child(ours, what, together) for what in names for together in (1, TOGETHER)})
+    for what in names:
+        sheet.add(f"{what}: one call", [1e6 / one for one in sheet.values(f"{what}, 1 at once")], "µs")
