@@ -30,15 +30,17 @@ def firsts_of(connection: apsw.Connection, ids: Sequence[tuple[str, str]], horiz
     return {(id, source): tuple(row) for id, source, *row in FIRSTS.run(connection, ids, horizon)}
 
 
+LISTED = f"SELECT type, level FROM events WHERE stage = {LANE}"  # noqa: S608 - as above
+NEXT_LEVEL = f"{LISTED} AND type = ? AND level > ? ORDER BY level LIMIT 1"
+NEXT_TYPE = f"{LISTED} AND type > ? ORDER BY type, level LIMIT 1"
+
+
 def shelves(connection: apsw.Connection, listed: int) -> list[Shelf]:
     """Return the lanes and sinks for which entries wait, each found by one look into the index."""
     lanes: set[tuple[str, int]] = set(connection.execute(f"SELECT DISTINCT type, level FROM {TABLES} WHERE {UNLISTED}", (listed,)))  # noqa: S608
-    place: tuple[str, int] | None = ("", -1)
+    place: tuple[str, int] | None = ("", 9)
     while place is not None:
-        place = connection.execute(
-            f"SELECT type, level FROM events WHERE stage = {LANE} AND (type, level) > (?, ?) ORDER BY type, level LIMIT 1",  # noqa: S608
-            place,
-        ).fetchone()
+        place = connection.execute(NEXT_LEVEL, place).fetchone() or connection.execute(NEXT_TYPE, place[:1]).fetchone()
         if place is not None:
             lanes.add(place)
     found = [Shelf("lane", *place) for place in sorted(lanes)]
