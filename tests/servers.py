@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import ClassVar, NoReturn
@@ -378,6 +379,14 @@ class Postgres(Server):
             body = b"\x00\x03\x00\x00user\x00runtime\x00database\x00postgres\x00\x00"
             probe.sendall((len(body) + 4).to_bytes(4, "big") + body)
             return probe.recv(1) == b"R"
+
+    def kill(self) -> None:
+        """End it at once, and with it those that serve connections: each has a process group of its own, and may do one thing more."""
+        found = None if self._process is None else subprocess.run(("pgrep", "-P", str(self._process.pid)), capture_output=True, check=False)
+        super().kill()
+        for child in found.stdout.split() if found else ():
+            with suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGKILL)
 
     def killed(self) -> None:
         (self.folder / "data" / "postmaster.pid").unlink(missing_ok=True)
