@@ -10,6 +10,7 @@ import confluent_kafka
 
 BROKERS = 1
 PRODUCER = 0  # rd_kafka_type_t
+DELAY = 50  # milliseconds that a group waits for its first members; three seconds by default
 
 
 def library() -> ctypes.CDLL:
@@ -37,6 +38,8 @@ def main() -> None:
     handle = kafka.rd_kafka_new(PRODUCER, kafka.rd_kafka_conf_new(), error, len(error))
     assert handle, error.value
     cluster = kafka.rd_kafka_mock_cluster_new(handle, BROKERS)
+    kafka.rd_kafka_mock_group_initial_rebalance_delay_ms.argtypes = [ctypes.c_void_p, ctypes.c_int32]
+    kafka.rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, DELAY)
     switches = {"down": kafka.rd_kafka_mock_broker_set_down, "up": kafka.rd_kafka_mock_broker_set_up}
     for switch in switches.values():
         switch.argtypes = [ctypes.c_void_p, ctypes.c_int32]

@@ -16,7 +16,7 @@ import click
 import msgspec
 import pytest
 import tomli
-from runtime_plugins import _nats, _tls, http, webhook
+from runtime_plugins import _kafka, _nats, _tls, http, webhook
 from starlette.routing import Route
 from test_house import FLOORS
 
@@ -68,6 +68,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "Tls of http": http.Tls,
     "Auth of webhook": webhook.Auth,
     "Signature of webhook": webhook.Signature,
+    "Access of kafka": _kafka.Access,
     "Access of nats": _nats.Access,
     "Tls": _tls.Tls,
 }
