@@ -16,7 +16,7 @@ import click
 import msgspec
 import pytest
 import tomli
-from runtime_plugins import _nats, _tls, http, webhook
+from runtime_plugins import _amqp, _nats, _tls, http, webhook
 from starlette.routing import Route
 from test_house import FLOORS
 
@@ -69,6 +69,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "Auth of webhook": webhook.Auth,
     "Signature of webhook": webhook.Signature,
     "Access of nats": _nats.Access,
+    "Access of amqp": _amqp.Access,
     "Tls": _tls.Tls,
 }
 GATHERED = {"options", "overrides", "target", "process"}  # fields for the keys that stand in the table itself
