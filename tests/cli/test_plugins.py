@@ -168,7 +168,7 @@ def test_plugins_with_a_name_as_json_has_options_settings_and_an_example(project
 def test_a_name_that_nobody_offers_is_exit_2_with_the_nearest(project: Path) -> None:
     done = run(project, "plugins", "tick")
     assert (done.returncode, done.stdout) == (2, "")
-    assert 'error: no plugin offers "tick" (did you mean "ticks"?); there are: aws_lambda, broken, console, ' in done.stderr
+    assert 'error: no plugin offers "tick" (did you mean "ticks"?); there are: amqp, aws_lambda, broken, console, ' in done.stderr
 
 
 def test_a_plugin_that_is_broken_is_exit_2_with_its_fault(project: Path) -> None:
