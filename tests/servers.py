@@ -233,8 +233,11 @@ class Redis(Server):
             probe.settimeout(1)
             if probe.connect_ex(("127.0.0.1", self.port)):
                 return False
-            probe.sendall(b"PING\r\n")
-            return probe.recv(100)[:5] in (b"+PONG", b"-NOAU")  # it may be loading
+            try:
+                probe.sendall(b"PING\r\n")
+                return probe.recv(100)[:5] in (b"+PONG", b"-NOAU")  # it may be loading
+            except OSError:  # or has no time to answer
+                return False
 
 
 class GuardedRedis(Redis):
