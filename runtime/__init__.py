@@ -45,7 +45,7 @@ from runtime.hookspecs import hookimpl
 from runtime.records import Step
 
 if TYPE_CHECKING:
-    from runtime import posting
+    from runtime import posting, protobuf
     from runtime.web import Problem, problem_of, read_body, read_wait, respond, respond_problem
     from runtime.webserver import WebServer
 
@@ -90,6 +90,7 @@ __all__ = [
     "hookimpl",
     "posting",
     "problem_of",
+    "protobuf",
     "read_body",
     "read_wait",
     "redaction",
@@ -104,6 +105,6 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module("runtime.web"), name)
     if name == "WebServer":
         return import_module("runtime.webserver").WebServer
-    if name == "posting":
-        return import_module("runtime.posting")  # needs an extra
+    if name in ("posting", "protobuf"):
+        return import_module(f"runtime.{name}")  # needs an extra
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,7 +16,7 @@ import click
 import msgspec
 import pytest
 import tomli
-from runtime_plugins import _kafka, _nats, _tls, http, webhook
+from runtime_plugins import _kafka, _nats, _tls, grpc, http, webhook
 from starlette.routing import Route
 from test_house import FLOORS
 
@@ -70,6 +70,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "Signature of webhook": webhook.Signature,
     "Access of kafka": _kafka.Access,
     "Access of nats": _nats.Access,
+    "Tls of the source grpc": grpc.ServerTls,
     "Tls": _tls.Tls,
 }
 GATHERED = {"options", "overrides", "target", "process"}  # fields for the keys that stand in the table itself
