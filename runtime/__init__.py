@@ -36,10 +36,14 @@ from runtime.event import Answer, Event, Malformed, Request
 from runtime.function import Context, function, resource
 
 if TYPE_CHECKING:
+<<<<<<< HEAD
     from runtime import bindings, cloudevents, codec, posting, redaction
     from runtime.contracts import Clock, Handlers, Inlet, Sink, Source
     from runtime.hookspecs import hookimpl
     from runtime.records import Step
+=======
+    from runtime import posting, protobuf
+>>>>>>> c-kafka
     from runtime.web import Problem, problem_of, read_body, read_wait, respond, respond_problem
     from runtime.webserver import WebServer
 
@@ -92,6 +96,7 @@ __all__ = [
     "hookimpl",
     "posting",
     "problem_of",
+    "protobuf",
     "read_body",
     "read_wait",
     "redaction",
@@ -102,8 +107,17 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+<<<<<<< HEAD
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     if name in _MODULES:
         return import_module(f"runtime.{name}")
+=======
+    if name in _WEB:
+        return getattr(import_module("runtime.web"), name)
+    if name == "WebServer":
+        return import_module("runtime.webserver").WebServer
+    if name in ("posting", "protobuf"):
+        return import_module(f"runtime.{name}")  # needs an extra
+>>>>>>> c-kafka
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

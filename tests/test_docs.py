@@ -17,6 +17,7 @@ import msgspec
 import pytest
 import tomli
 from runtime_plugins import _amqp, _kafka, _nats, _tls, http, webhook
+from runtime_plugins import _kafka, _nats, _tls, grpc, http, webhook
 from starlette.routing import Route
 from test_house import FLOORS
 
@@ -71,6 +72,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "Access of kafka": _kafka.Access,
     "Access of nats": _nats.Access,
     "Access of amqp": _amqp.Access,
+    "Tls of the source grpc": grpc.ServerTls,
     "Tls": _tls.Tls,
 }
 GATHERED = {"options", "overrides", "target", "process"}  # fields for the keys that stand in the table itself

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "runtime"
 FLOORS = [
     ["errors", "event", "pattern", "proto", "stacks", "threads", "toml", "redaction"],
     ["codec", "headers"],
-    ["cloudevents", "bindings", "records", "function"],
+    ["cloudevents", "bindings", "records", "function", "protobuf"],
     ["parameters", "example", "settings"],
     ["specs", "resources", "targets"],
     ["options", "placeholders", "describe"],
@@ -158,6 +158,7 @@ UNTESTED = {
     "runtime.proto.function_runtime_pb2": "tests/executors/test_grpc.py: it is what the .proto says",
     "runtime.targets": "tests/test_config.py and tests/executors: the messages",
     "runtime.posting": "tests/plugins/test_webhook.py and tests/executors/test_service.py: by real servers",
+    "runtime.protobuf": "tests/plugins/test_grpc.py and tests/executors/test_grpc.py: both ways, by real servers",
     "runtime.redaction": "tests/plugins/test_webhook.py and tests/executors/test_service.py",
     "runtime.executors.post": "tests/executors/test_service.py",
     "runtime.executors.remote": "tests/executors/test_service.py and tests/executors/test_grpc.py",

@@ -12,17 +12,15 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 import grpc
-import msgspec
 from google.protobuf.message import Message
 
-from runtime import cloudevents
-from runtime.codec import BYTES, read_json, to_json
+from runtime.codec import read_json
 from runtime.contracts import Call
 from runtime.errors import MalformedEvent, Reject, Skip, StepTimeout, Unavailable
-from runtime.event import Event
 from runtime.executors.batch import Batch
 from runtime.executors.remote import LARGEST, outgoing
 from runtime.proto.function_runtime_pb2 import CloudEvent, CloudEventBatch, Result, ResultBatch
+from runtime.protobuf import message_of
 from runtime.redaction import parts_of, shown
 from runtime.settings import GrpcSettings
 
@@ -113,41 +111,6 @@ class GrpcClient:
         for channel in self._channels.values():
             await channel.close()
         self._channels.clear()
-
-
-def message_of(event: Event) -> CloudEvent:
-    """Return an event as a message.
-
-    Raises:
-        MalformedEvent: CloudEvents cannot say a time or an extension of it.
-    """
-    data = event.data
-    attributes = cloudevents.to_dict(msgspec.structs.replace(event, data=None))
-    required = {name: attributes.pop(name) for name in ("id", "source", "type")}
-    message = CloudEvent(**required, spec_version=attributes.pop("specversion"))
-    is_text = isinstance(data, str) and not cloudevents.is_json(event.datacontenttype)
-    if isinstance(data, BYTES):
-        message.binary_data = bytes(data)
-    elif data is not None:
-        message.text_data = data if is_text else to_json(data).decode()
-        attributes.setdefault("datacontenttype", "application/json")
-    for name, value in attributes.items():
-        _say(message.attributes[name], name, value, event)
-    return message
-
-
-def _say(attribute: CloudEvent.AttributeValue, name: str, value: Any, event: Event) -> None:
-    """Set an attribute to a value of its own type."""
-    if name in ("time", "due"):
-        attribute.ce_timestamp.FromDatetime(getattr(event, name))
-    elif name == "dataschema":
-        attribute.ce_uri = value
-    elif isinstance(value, bool):
-        attribute.ce_boolean = value
-    elif isinstance(value, int):
-        attribute.ce_integer = value
-    else:
-        attribute.ce_string = value
 
 
 def _message(call: Call, payload: Any) -> CloudEvent:

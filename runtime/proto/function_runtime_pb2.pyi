@@ -108,3 +108,15 @@ class Emission(_message.Message):
     id: str
     subject: str
     def __init__(self, type: _Optional[str] = ..., json: _Optional[bytes] = ..., key: _Optional[str] = ..., priority: _Optional[int] = ..., delay: _Optional[float] = ..., id: _Optional[str] = ..., subject: _Optional[str] = ...) -> None: ...
+
+class Accepted(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class AcceptedBatch(_message.Message):
+    __slots__ = ("ids",)
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, ids: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -18,11 +18,11 @@ from faults.ledger import until
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from running import Running, run
 
+from runtime import protobuf
 from runtime.clock import SystemClock
 from runtime.contracts import Executor
 from runtime.errors import Reject, Skip, StepTimeout, Unavailable
 from runtime.event import Event
-from runtime.executors import grpc as ours
 from runtime.executors.batch import Batch, shares_of
 from runtime.executors.remote import LARGEST
 from runtime.executors.service import Services
@@ -226,7 +226,7 @@ async def test_a_service_gets_the_event_and_of_what_call_it_is() -> None:
     ],
 )
 def test_data_is_said_as_its_content_type_asks_for(data: Any, kind: str | None, field: str | None, value: Any) -> None:
-    message = ours.message_of(Event(type="t", source="s", id="1", data=data, datacontenttype=kind))
+    message = protobuf.message_of(Event(type="t", source="s", id="1", data=data, datacontenttype=kind))
     assert message.WhichOneof("data") == field
     assert field is None or getattr(message, field) == value
 
