@@ -6,6 +6,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 from benchmarks.sheet import Curve
 
@@ -20,7 +21,10 @@ def draw(curve: Curve, path: Path) -> None:
     axes.set(xscale="log", yscale="log", xlabel=curve.x, ylabel=curve.y)
     values = [y for points in curve.lines.values() for _, y in points]
     axes.set_ylim(min(values) / 4, max(values) * 4)
-    axes.grid(visible=True, linewidth=0.3)
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.minorticks_off()
+    axes.grid(visible=True, linewidth=0.3)
     axes.legend(frameon=False)
     figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
