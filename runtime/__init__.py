@@ -36,14 +36,10 @@ from runtime.event import Answer, Event, Malformed, Request
 from runtime.function import Context, function, resource
 
 if TYPE_CHECKING:
-<<<<<<< HEAD
-    from runtime import bindings, cloudevents, codec, posting, redaction
+    from runtime import bindings, cloudevents, codec, posting, protobuf, redaction
     from runtime.contracts import Clock, Handlers, Inlet, Sink, Source
     from runtime.hookspecs import hookimpl
     from runtime.records import Step
-=======
-    from runtime import posting, protobuf
->>>>>>> c-kafka
     from runtime.web import Problem, problem_of, read_body, read_wait, respond, respond_problem
     from runtime.webserver import WebServer
 
@@ -55,7 +51,7 @@ _LATER = {  # what is imported when it is asked for, by its module
     "runtime.webserver": ("WebServer",),
 }
 _HOME = {name: module for module, names in _LATER.items() for name in names}
-_MODULES = ("bindings", "cloudevents", "codec", "posting", "redaction")
+_MODULES = ("bindings", "cloudevents", "codec", "posting", "protobuf", "redaction")
 
 __all__ = [
     "Answer",
@@ -107,17 +103,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-<<<<<<< HEAD
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     if name in _MODULES:
         return import_module(f"runtime.{name}")
-=======
-    if name in _WEB:
-        return getattr(import_module("runtime.web"), name)
-    if name == "WebServer":
-        return import_module("runtime.webserver").WebServer
-    if name in ("posting", "protobuf"):
-        return import_module(f"runtime.{name}")  # needs an extra
->>>>>>> c-kafka
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,8 +16,7 @@ import click
 import msgspec
 import pytest
 import tomli
-from runtime_plugins import _amqp, _kafka, _nats, _tls, http, webhook
-from runtime_plugins import _kafka, _nats, _tls, grpc, http, webhook
+from runtime_plugins import _amqp, _kafka, _nats, _tls, grpc, http, webhook
 from starlette.routing import Route
 from test_house import FLOORS
 

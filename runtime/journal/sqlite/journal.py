@@ -214,8 +214,7 @@ class SqliteJournal(Journal):
         job.calls.append(Call(future, then, len(job.entries), len(entries)))
         job.entries += entries
         job.rows += rows
-        if job.is_plain:
-            job.is_plain = all(entry.status == QUEUED and not (entry.looked_up or entry.sinks or entry.steps) for entry in entries)
+        job.is_plain = job.is_plain and _are_plain(entries)
         if kept is not None:
             job.cursors.append(kept)
         if job is not last:
@@ -354,6 +353,14 @@ class SqliteJournal(Journal):
         """Return the cursor recorded last for a source, or None."""
         packed = await self._ask(lambda batch: reading.cursor(batch.connection, source))
         return None if packed is None else unpack(packed)
+
+
+def _are_plain(entries: Sequence[Entry]) -> bool:
+    """Return whether entries need nothing but their row."""
+    for entry in entries:  # noqa: SIM110 - `all` takes three times as long for one
+        if entry.looked_up or entry.sinks or entry.status != QUEUED or entry.steps or entry.crashes:
+            return False
+    return True
 
 
 def _unopened(path: Path, error: Exception) -> JournalError:
