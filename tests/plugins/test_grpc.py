@@ -15,6 +15,7 @@ from typing import Any, ClassVar, cast
 import grpc
 import msgspec
 import pytest
+from running import Running
 from runtime_plugins.grpc import SERVICE, GrpcSink, GrpcSource
 from servers import PASSWORD, free_port
 
@@ -378,3 +379,58 @@ async def test_what_is_to_come_again_later_comes_again_later() -> None:
 async def test_one_that_may_not_call_has_lost_its_connection() -> None:
     _, error = await write({"1": grpc.StatusCode.PERMISSION_DENIED}, "", "1")
     assert isinstance(error, ConnectionError)
+
+
+# --- a runtime ----------------------------------------------------------------------------------------
+
+FUNCTIONS = """
+import os
+import signal
+
+import msgspec
+
+from runtime import Reject, function
+
+
+class Order(msgspec.Struct):
+    total: float
+
+
+@function(on="order")
+def bill(order: Order) -> float:
+    if order.total < 0:
+        raise Reject("less than nothing", status=409)
+    return order.total * 2
+
+
+@function(on="crash")
+def crash() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+async def test_a_runtime_that_is_killed_before_it_answers_is_sent_the_event_again(tmp_path: Path, stubs: Any) -> None:
+    listen = f"127.0.0.1:{free_port()}"
+    (tmp_path / "functions").mkdir()
+    (tmp_path / "functions" / "all.py").write_text(FUNCTIONS)
+    (tmp_path / "runtime.toml").write_text(f'[admin]\nlisten = "127.0.0.1:0"\n[sources.calls]\nplugin = "grpc"\nlisten = "{listen}"\n')
+    async with grpc.aio.insecure_channel(listen) as channel:
+        client = stubs.EventsStub(channel)
+
+        async def invoke(type: str, data: Any) -> Any:
+            event = message_of(Event(type=type, source="s", id=f"{type}-{data}", data=data))
+            try:
+                return (await client.Invoke(event, timeout=20, wait_for_ready=True)).json
+            except grpc.aio.AioRpcError as error:
+                return error.code().name, error.details()
+
+        with Running(tmp_path):
+            assert await invoke("order", {"total": 5}) == b"10.0"
+            assert await invoke("order", {"total": -1}) == ("ALREADY_EXISTS", "less than nothing")
+            assert (await invoke("order", {"total": "x"}))[0] == "INVALID_ARGUMENT"
+            assert await invoke("nothing", 1) == ("NOT_FOUND", 'no result for "nothing": no function handles it')
+            assert (await invoke("crash", 1))[0] == "UNAVAILABLE"
+        (tmp_path / "functions" / "all.py").write_text(FUNCTIONS.replace("os.kill(os.getpid(), signal.SIGKILL)", "pass"))
+        with Running(tmp_path) as again:
+            assert await invoke("crash", 1) == b"null"
+            assert await asyncio.to_thread(again.stop) == 0
