@@ -10,6 +10,7 @@ from servers import (
     postgres_server,
     rabbitmq_server,
     redis_server,
+    s3_server,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "postgres_server",
     "rabbitmq_server",
     "redis_server",
+    "s3_server",
 ]

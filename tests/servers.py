@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar, NoReturn
 
@@ -442,6 +443,53 @@ class Kafka(Server):
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+class S3(Server):
+    """The server of moto, in a process; a kill takes it off the net, and it keeps what it has."""
+
+    name = "s3"
+    program = "python"  # with moto in it
+
+    @classmethod
+    def find(cls, kind: str = "") -> str:
+        path = "" if find_spec("moto") is None else sys.executable
+        if not path and not os.environ.get(cls.variable()):
+            unavailable("s3", f"moto is not installed, and {cls.variable()} is not set")
+        return path
+
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        if self._given:
+            return
+        if self._process is None:
+            command = (self.path, str(HERE / "s3_mock.py"), str(self.port))
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self._tell("up")
+
+    def kill(self) -> None:
+        if self._given:
+            pytest.skip(f"{self.name} at {self._given} cannot be killed")
+        self._tell("down")
+
+    stop = kill
+
+    def _tell(self, word: str) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{word}\n".encode())
+        self._process.stdin.flush()
+        assert self._process.stdout.readline().decode().strip() == word
+
+    def remove(self) -> None:
+        if self._process is not None:
+            with self._process as process:
+                process.kill()
+        if not self._given:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def nats_server() -> Iterator[Server]:
     yield from Nats.serving()
@@ -485,3 +533,8 @@ def postgres_server() -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def kafka_server() -> Iterator[Server]:
     yield from Kafka.serving()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Server]:
+    yield from S3.serving()
