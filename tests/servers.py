@@ -345,7 +345,7 @@ class GuardedMosquitto(Mosquitto):
 
 
 class Postgres(Server):
-    """One cluster; root becomes `postgres`, as the server does not run otherwise. The user is `runtime`, with a password."""
+    """One cluster, with TLS for who asks; root becomes `postgres`, or it does not run. The user is `runtime`, with a password."""
 
     name = "postgres"
     program = "postgres"
@@ -358,12 +358,18 @@ class Postgres(Server):
         words.chmod(0o644)
         initdb = str(Path(self.path).resolve().with_name("initdb"))
         self.run(initdb, "-D", str(self.folder / "data"), "-U", USER, f"--pwfile={words}", "-A", "scram-sha-256", "-E", "UTF8", "--no-sync")
+        certificate = self.folder / "server.pem"
+        certificate.write_bytes((HERE / "plugins" / "webhook.pem").read_bytes())
+        certificate.chmod(0o600)
+        if self._become:
+            shutil.chown(certificate, self._become)
 
     def address(self) -> str:
         return f"postgres://{USER}:{PASSWORD}@127.0.0.1:{self.port}/postgres"
 
     def command(self) -> Sequence[str]:
-        options = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "", "fsync": "off"}
+        options: dict[str, object] = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "", "fsync": "off"}
+        options |= {"ssl": "on", "ssl_cert_file": self.folder / "server.pem", "ssl_key_file": self.folder / "server.pem"}
         return (
             self.path,
             "-D",
@@ -464,7 +470,9 @@ class S3(Server):
             return
         if self._process is None:
             command = (self.path, str(HERE / "s3_mock.py"), str(self.port))
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            self._process = subprocess.Popen(
+                command, env=self._environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
         self._tell("up")
 
     def kill(self) -> None:
@@ -488,6 +496,13 @@ class S3(Server):
                 process.kill()
         if not self._given:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class GuardedS3(S3):
+    """Which knows nobody."""
+
+    def environment(self) -> dict[str, str]:
+        return {"INITIAL_NO_AUTH_ACTION_COUNT": "0"}
 
 
 @pytest.fixture(scope="session")
@@ -538,3 +553,8 @@ def kafka_server() -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[Server]:
     yield from S3.serving()
+
+
+@pytest.fixture(scope="session")
+def guarded_s3_server() -> Iterator[Server]:
+    yield from GuardedS3.serving()
