@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar, NoReturn
 
@@ -339,7 +340,7 @@ class GuardedMosquitto(Mosquitto):
 
 
 class Postgres(Server):
-    """One cluster; root becomes `postgres`, as the server does not run otherwise. The user is `runtime`, with a password."""
+    """One cluster, with TLS for who asks; root becomes `postgres`, or it does not run. The user is `runtime`, with a password."""
 
     name = "postgres"
     program = "postgres"
@@ -352,12 +353,18 @@ class Postgres(Server):
         words.chmod(0o644)
         initdb = str(Path(self.path).resolve().with_name("initdb"))
         self.run(initdb, "-D", str(self.folder / "data"), "-U", USER, f"--pwfile={words}", "-A", "scram-sha-256", "-E", "UTF8", "--no-sync")
+        certificate = self.folder / "server.pem"
+        certificate.write_bytes((HERE / "plugins" / "webhook.pem").read_bytes())
+        certificate.chmod(0o600)
+        if self._become:
+            shutil.chown(certificate, self._become)
 
     def address(self) -> str:
         return f"postgres://{USER}:{PASSWORD}@127.0.0.1:{self.port}/postgres"
 
     def command(self) -> Sequence[str]:
-        options = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "", "fsync": "off"}
+        options: dict[str, object] = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "", "fsync": "off"}
+        options |= {"ssl": "on", "ssl_cert_file": self.folder / "server.pem", "ssl_key_file": self.folder / "server.pem"}
         return (
             self.path,
             "-D",
@@ -437,6 +444,62 @@ class Kafka(Server):
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+class S3(Server):
+    """The server of moto, in a process; a kill takes it off the net, and it keeps what it has."""
+
+    name = "s3"
+    program = "python"  # with moto in it
+
+    @classmethod
+    def find(cls, kind: str = "") -> str:
+        path = "" if find_spec("moto") is None else sys.executable
+        if not path and not os.environ.get(cls.variable()):
+            unavailable("s3", f"moto is not installed, and {cls.variable()} is not set")
+        return path
+
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        if self._given:
+            return
+        if self._process is None:
+            command = (self.path, str(HERE / "s3_mock.py"), str(self.port))
+            self._process = subprocess.Popen(
+                command, env=self._environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
+        self._tell("up")
+
+    def kill(self) -> None:
+        if self._given:
+            pytest.skip(f"{self.name} at {self._given} cannot be killed")
+        self._tell("down")
+
+    stop = kill
+
+    def _tell(self, word: str) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{word}\n".encode())
+        self._process.stdin.flush()
+        assert self._process.stdout.readline().decode().strip() == word
+
+    def remove(self) -> None:
+        if self._process is not None:
+            with self._process as process:
+                process.kill()
+        if not self._given:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class GuardedS3(S3):
+    """Which knows nobody."""
+
+    def environment(self) -> dict[str, str]:
+        return {"INITIAL_NO_AUTH_ACTION_COUNT": "0"}
+
+
 @pytest.fixture(scope="session")
 def nats_server() -> Iterator[Server]:
     yield from Nats.serving()
@@ -480,3 +543,13 @@ def postgres_server() -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def kafka_server() -> Iterator[Server]:
     yield from Kafka.serving()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Server]:
+    yield from S3.serving()
+
+
+@pytest.fixture(scope="session")
+def guarded_s3_server() -> Iterator[Server]:
+    yield from GuardedS3.serving()

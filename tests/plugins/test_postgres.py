@@ -464,7 +464,11 @@ def test_passwords_in_the_url_are_not_shown() -> None:
     )
 
 
-async def test_tls_is_asked_of_the_server(bench: Bench) -> None:
+async def test_tls_trusts_the_certificates_it_is_told(bench: Bench) -> None:
     await bench.table("id int, type text")
-    with pytest.raises(ConnectionError, match="rejected SSL upgrade"):
-        await bench.source(tls={"verify": False}).open()
+    source = bench.source(tls={"ca": str(Path(__file__).with_name("webhook.pem"))})
+    await source.open()
+    assert await source._client.fetchval("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+    await source.close()
+    with pytest.raises(ConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
+        await bench.source(tls={}).open()
