@@ -379,8 +379,11 @@ class Postgres(Server):
             if probe.connect_ex(("127.0.0.1", self.port)):
                 return False
             body = b"\x00\x03\x00\x00user\x00runtime\x00database\x00postgres\x00\x00"
-            probe.sendall((len(body) + 4).to_bytes(4, "big") + body)
-            return probe.recv(1) == b"R"
+            try:
+                probe.sendall((len(body) + 4).to_bytes(4, "big") + body)
+                return probe.recv(1) == b"R"
+            except OSError:
+                return False
 
     def kill(self) -> None:
         """End it at once, and with it those that serve connections: each has a process group of its own, and may do one thing more."""

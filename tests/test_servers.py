@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import aio_pika
+import aiormq
 import asyncpg
 import nats
 import nats.errors
@@ -45,17 +45,17 @@ async def test_redis_keeps_what_is_written(redis_server: Server) -> None:
 
 
 async def test_rabbitmq_keeps_what_is_confirmed(rabbitmq_server: Server) -> None:
-    async with await aio_pika.connect(rabbitmq_server.url) as connection:
-        channel = await connection.channel()
-        await channel.declare_queue("kept", durable=True)
-        message = aio_pika.Message(b"1", delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
-        await channel.default_exchange.publish(message, "kept")
+    connection = await aiormq.connect(rabbitmq_server.url)
+    channel = await connection.channel()
+    await channel.queue_declare("kept", durable=True)
+    await channel.basic_publish(b"1", routing_key="kept", properties=aiormq.spec.Basic.Properties(delivery_mode=2))
+    await connection.close()
     restarted(rabbitmq_server)
-    async with await aio_pika.connect(rabbitmq_server.url) as connection:
-        channel = await connection.channel()
-        found = await (await channel.declare_queue("kept", durable=True)).get()
-        assert found.body == b"1"
-        await found.ack()
+    connection = await aiormq.connect(rabbitmq_server.url)
+    channel = await connection.channel()
+    found = await channel.basic_get("kept", no_ack=True)
+    assert found.body == b"1"
+    await connection.close()
 
 
 async def test_mosquitto_keeps_what_is_retained(mosquitto_server: Server) -> None:
