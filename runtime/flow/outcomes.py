@@ -137,9 +137,7 @@ class Outcomes:
         if entry.sinks:
             noted.plain = False
             self._finish(noted, self._end_part(entry, RUN, failed=False))
-        self._pending.append(noted)
-        if not self._busy:
-            self._wake()
+        self._note(noted)
 
     def delivered(self, outcome: Outcome, *, ended: bool, failed: bool = False) -> None:
         """Take an outcome of a delivery to a sink; `ended` when there will be no further attempt."""
